@@ -1,0 +1,108 @@
+//! What a configuration means, once it has been checked: sagas, their steps, calls and replies.
+//!
+//! Everything here is immutable after loading and shared by all sagas that began under it.
+
+use std::time::Duration;
+
+use crate::matcher::Matcher;
+use crate::template::{BodyTemplate, Expression, Reads, Template};
+
+/// Index of a step in [`Definition::steps`].
+pub type StepIndex = usize;
+
+/// One saga definition.
+#[derive(Debug)]
+pub struct Definition {
+    /// Unique among the definitions of a configuration.
+    pub name: String,
+    /// Which requests begin this saga.
+    pub matcher: Matcher,
+    /// Past it, counted from the begin, no transaction is attempted and the saga compensates.
+    pub deadline: Duration,
+    /// In the order of the configuration.
+    pub steps: Vec<Step>,
+    /// What the client gets when every transaction has succeeded.
+    pub completed: ReplyTemplate,
+    /// What the client gets when everything has been compensated.
+    pub compensated: ReplyTemplate,
+    /// Every path that any expression of this saga reads, rooted at `request`, `steps`, `transaction`, `response`, `saga`.
+    /// Of the client's request only what is named here is kept.
+    pub reads: Reads,
+}
+
+/// One step: a transaction and, where there is something to undo, its compensation.
+#[derive(Debug)]
+pub struct Step {
+    /// Unique in the saga.
+    pub name: String,
+    /// Steps that must have succeeded (or been skipped) before this one starts, as configured.
+    pub after: Vec<StepIndex>,
+    /// `after`, transitively: ascending, without this step.
+    pub predecessors: Vec<StepIndex>,
+    /// The steps that name this one in their `after`, transitively: ascending, without this step.
+    pub successors: Vec<StepIndex>,
+    /// False skips the step; none is true.
+    pub when: Option<Expression>,
+    /// What the step does.
+    pub transaction: Call,
+    /// What undoes it; none: there is nothing to undo.
+    pub compensation: Option<Call>,
+}
+
+/// A call to a participant.
+#[derive(Debug)]
+pub struct Call {
+    /// Envoy cluster that the callout goes to.
+    pub cluster: String,
+    /// `:authority` of the callout.
+    pub authority: Template,
+    /// HTTP method, upper-case as configured.
+    pub method: String,
+    /// `:path`, which may hold a query.
+    pub path: Template,
+    /// Names are lower-case.
+    pub headers: Vec<(String, Template)>,
+    /// None: no body is sent.
+    pub body: Option<BodyTemplate>,
+    /// Longest time that one attempt may take; at least 1 ms, at most `u32::MAX` ms.
+    pub per_try_timeout: Duration,
+    /// Intervals between attempts, and how many there may be.
+    pub retry: Retry,
+    /// None: 2xx (for compensations see [`crate::saga`]).
+    pub success: Option<Expression>,
+    /// None: 4xx except 408, 425 and 429.
+    pub rejected: Option<Expression>,
+}
+
+/// How attempts follow each other: exponential back-off with full jitter.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Retry {
+    /// Counts the first attempt; none for compensations, which are retried until they succeed.
+    pub max_attempts: Option<u32>,
+    /// Upper bound of the first wait.
+    pub base_interval: Duration,
+    /// Upper bound of every wait.
+    pub max_interval: Duration,
+}
+
+/// One of the two answers that a saga can end with.
+#[derive(Debug)]
+pub struct ReplyTemplate {
+    /// 200 to 599.
+    pub status: u16,
+    /// Names are lower-case.
+    pub headers: Vec<(String, Template)>,
+    /// None: a JSON summary, for `compensated` an RFC 9457 problem.
+    pub body: Option<BodyTemplate>,
+}
+
+/// Bounds of what one worker holds.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Limits {
+    /// Sagas in flight.
+    pub max_sagas: usize,
+    /// Bytes held by sagas in flight.
+    pub max_bytes: usize,
+    /// Bytes of a request's body (past it the client gets 413) and of a participant's answer (past it the body is not kept).
+    pub max_body: usize,
+}

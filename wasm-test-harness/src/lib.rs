@@ -1,0 +1,17 @@
+//! What the tests, the demo and the tools of Sagabox are made of.
+//!
+//! | module | what it is for |
+//! | --- | --- |
+//! | [`participant`] | an HTTP service with a SQLite database, whose faults can be ordered by guest |
+//! | [`envoy`] | starts a real Envoy on free ports from one of the shipped configurations |
+//! | [`loopback`] | the one HTTP client; refuses every target that is not on loopback |
+//! | [`check`] | reads a configuration out of JSON or YAML and prints all of its errors |
+//! | [`draw`] | draws the sagas of a configuration: Mermaid and text |
+//! | [`demo`] | `make demo` and `make run` |
+
+pub mod check;
+pub mod demo;
+pub mod draw;
+pub mod envoy;
+pub mod loopback;
+pub mod participant;

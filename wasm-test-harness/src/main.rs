@@ -1,0 +1,37 @@
+//! The command line of the harness: participants, the checker of configurations, the demo.
+
+use clap::{Parser, Subcommand};
+
+#[derive(Parser)]
+#[command(name = "sagabox-harness", about = "Participants, configuration checks and the demo of Sagabox")]
+struct Cli {
+    #[command(subcommand)]
+    command: Command,
+}
+
+#[derive(Subcommand)]
+enum Command {
+    /// Runs one participant with a database of its own.
+    Participant(harness::participant::Arguments),
+    /// Checks a configuration file and prints every error with its path.
+    Check(harness::check::Arguments),
+    /// Draws the sagas of a configuration file.
+    Draw(harness::draw::Arguments),
+    /// Prints the JSON Schema of the configuration.
+    Schema,
+    /// Books four trips on a real Envoy and shows each as a picture.
+    Demo(harness::demo::Arguments),
+    /// Starts Envoy and the participants, and leaves them up.
+    Run(harness::demo::RunArguments),
+}
+
+fn main() -> anyhow::Result<()> {
+    match Cli::parse().command {
+        Command::Participant(arguments) => harness::participant::run(arguments),
+        Command::Check(arguments) => harness::check::run(arguments),
+        Command::Draw(arguments) => harness::draw::run(arguments),
+        Command::Schema => harness::check::print_schema(),
+        Command::Demo(arguments) => harness::demo::run(arguments),
+        Command::Run(arguments) => harness::demo::leave_up(arguments),
+    }
+}
