@@ -1,0 +1,53 @@
+# Everything that is done with this project. `make help` lists it.
+
+SHELL := /bin/bash
+.SHELLFLAGS := -euo pipefail -c
+.DEFAULT_GOAL := help
+
+# envoy/trip/envoy.yaml names the filter by this path.
+export CARGO_TARGET_DIR := $(CURDIR)/target
+
+WASM_TARGET := wasm32-wasip1
+HARNESS := cargo run --profile test --package wasm-test-harness --bin sagabox-harness --
+# Sets ENVOY to the Envoy to use: as it is set already, else func-e's, else PyPI's.
+FIND_ENVOY := ENVOY="$$(envoy/find-envoy)" && export ENVOY
+
+.PHONY: help
+help: ## Lists the targets
+	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "%-8s %s\n", $$1, $$2 }' $(firstword $(MAKEFILE_LIST))
+
+.PHONY: demo
+demo: build ## Books trips on a real Envoy, lets participants refuse and fail, and shows what comes of it
+	@$(FIND_ENVOY) && $(HARNESS) demo
+
+.PHONY: test
+test: build ## Runs all tests, those on a real Envoy included
+	@$(FIND_ENVOY) && cargo test --workspace
+
+.PHONY: run
+run: build ## Starts Envoy and the participants, and leaves them up until Ctrl-C
+	@$(FIND_ENVOY) && $(HARNESS) run
+
+.PHONY: build
+build: wasm-target ## Builds the filter: target/wasm32-wasip1/release/sagabox.wasm
+	@cargo build --release --target $(WASM_TARGET) --package sagabox --lib
+
+.PHONY: check
+check: wasm-target ## Checks formatting, lints, documentation and Cargo.lock; what CI runs besides demo and test
+	@cargo metadata --locked --format-version 1 >/dev/null
+	@cargo fmt --all --check
+	@cargo clippy --workspace --all-targets -- -D warnings
+	@cargo clippy --target $(WASM_TARGET) --package sagabox --lib -- -D warnings
+	@RUSTDOCFLAGS="-D warnings" cargo doc --workspace --no-deps
+
+.PHONY: clean
+clean: ## Removes what was built, and the Envoy that was installed into .venv
+	@cargo clean
+	@rm -rf .venv
+
+.PHONY: wasm-target
+wasm-target:
+	@if ! [ -d "$$(rustc --print target-libdir --target $(WASM_TARGET))" ]; then \
+	    command -v rustup >/dev/null || { echo "Rust has no $(WASM_TARGET), and there is no rustup to install it" >&2; exit 1; }; \
+	    rustup target add $(WASM_TARGET); \
+	fi
