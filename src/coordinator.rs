@@ -1,1 +1,314 @@
-//! (being written)
+//! The sagas of one VM: the one place that performs actions and feeds in events.
+//!
+//! ```text
+//!   begin(request) ----+
+//!   ended(token) ------+--> Saga::handle --> actions --> Journal::write | Host::dispatch | Host::reply
+//!   due() -------------+         ^                            |               |
+//!                                +---- Written, NotSent ------+---------------+
+//! ```
+//!
+//! What it needs of the proxy it takes as a [`Host`], so it knows nothing of Envoy and is tested natively.
+
+use std::collections::{BTreeSet, HashMap, VecDeque};
+use std::sync::Arc;
+
+use crate::definition::{Definition, Limits};
+use crate::facts::{self, ClientRequest};
+use crate::journal::{Acknowledgement, Journal};
+use crate::saga::{
+    Action, AttemptResult, Begin, CallId, DispatchRefusal, Event, Millis, OutgoingCall, Problem, Reply, Report, Saga,
+};
+
+mod forwarded;
+#[cfg(test)]
+mod tests;
+
+use forwarded::forwarded;
+
+/// Names a callout under way.
+pub type Token = u32;
+
+/// Names a client that waits for an answer.
+pub type Client = u32;
+
+/// What a coordinator needs of the proxy that it runs in.
+pub trait Host {
+    /// Milliseconds since the Unix epoch; never goes back.
+    fn now(&self) -> Millis;
+    /// Random bytes for the id of a saga.
+    fn random(&mut self) -> [u8; 10];
+    /// Sends a call. The answer comes back through [`Coordinator::ended`], once.
+    fn dispatch(&mut self, call: &OutgoingCall) -> Result<Token, DispatchRefusal>;
+    /// Answers a client. One that has gone is ignored.
+    fn reply(&mut self, client: Client, reply: &Reply);
+    /// Counts something that an operator should be able to see growing.
+    fn count(&mut self, counter: Counter);
+}
+
+/// What is counted.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub enum Counter {
+    /// An event did not fit the state of its saga: a defect of this program.
+    IllegalEvent,
+    /// A saga was marked stuck.
+    Stuck,
+    /// A configured reply could not be rendered; the client got the default body.
+    ReplyNotRendered,
+}
+
+impl Counter {
+    /// Every counter.
+    pub const ALL: [Counter; 3] = [Counter::IllegalEvent, Counter::Stuck, Counter::ReplyNotRendered];
+
+    /// Name of the metric.
+    pub fn name(self) -> &'static str {
+        match self {
+            Counter::IllegalEvent => "sagabox_illegal_events",
+            Counter::Stuck => "sagabox_sagas_stuck",
+            Counter::ReplyNotRendered => "sagabox_replies_not_rendered",
+        }
+    }
+}
+
+/// A client's request that matched a definition.
+#[derive(Clone, Debug)]
+pub struct MatchedRequest {
+    /// Who waits for the answer.
+    pub client: Client,
+    /// The definition that it matched.
+    pub definition: Arc<Definition>,
+    /// What the match took out of the path.
+    pub params: Vec<(String, String)>,
+    /// The whole request.
+    pub request: ClientRequest,
+}
+
+type Key = u64;
+
+#[derive(Debug)]
+struct Entry {
+    saga: Saga,
+    client: Option<Client>,
+    due: Option<Millis>,
+    held_bytes: usize,
+}
+
+/// The sagas of one VM. See the module's text.
+#[derive(Debug)]
+pub struct Coordinator<J> {
+    journal: J,
+    limits: Limits,
+    forward_headers: Vec<String>,
+    sagas: HashMap<Key, Entry>,
+    clients: HashMap<Client, Key>,
+    callouts: HashMap<Token, (Key, CallId)>,
+    due: BTreeSet<(Millis, Key)>,
+    held_bytes: usize,
+    next_key: Key,
+}
+
+impl<J: Journal> Coordinator<J> {
+    /// A coordinator without sagas. `forward_headers` are lower-case.
+    pub fn new(journal: J, limits: Limits, forward_headers: Vec<String>) -> Coordinator<J> {
+        Coordinator {
+            journal,
+            limits,
+            forward_headers,
+            sagas: HashMap::new(),
+            clients: HashMap::new(),
+            callouts: HashMap::new(),
+            due: BTreeSet::new(),
+            held_bytes: 0,
+            next_key: 0,
+        }
+    }
+
+    /// Begins a saga, or answers at once why not: 400 where the request does not give what the first steps need, 413
+    /// and 503 past the limits.
+    pub fn begin(&mut self, host: &mut impl Host, matched: MatchedRequest) {
+        let client = matched.client;
+        if let Some(refusal) = self.refusal(&matched.request) {
+            return host.reply(client, &refusal);
+        }
+        let now = host.now();
+        let id = uuid::Builder::from_unix_timestamp_millis(now, &host.random()).into_uuid().to_string();
+        let begin = Begin {
+            definition: matched.definition,
+            id,
+            epoch: 1,
+            forwarded: forwarded(&matched.request, &self.forward_headers),
+            request: facts::request(&matched.request, &matched.params),
+        };
+        match Saga::begin(begin, now) {
+            Err(refused) => {
+                let title = "The request does not give what the saga needs";
+                let problem = Problem::new(400, "request-not-usable", title, refused.to_string());
+                host.reply(client, &problem.into_reply());
+            }
+            Ok((saga, actions)) => {
+                self.next_key = self.next_key.wrapping_add(1);
+                let key = self.next_key;
+                self.clients.insert(client, key);
+                self.sagas.insert(key, Entry { saga, client: Some(client), due: None, held_bytes: 0 });
+                self.run(host, key, actions);
+            }
+        }
+    }
+
+    /// A callout has ended. An unknown token is ignored: its saga has gone.
+    pub fn ended(&mut self, host: &mut impl Host, token: Token, result: AttemptResult) {
+        match self.callouts.remove(&token) {
+            Some((key, id)) => self.feed(host, key, Event::AttemptEnded { id, result }),
+            None => log::debug!("callout {token} has ended, but no saga waits for it"),
+        }
+    }
+
+    /// Does what has become due.
+    pub fn due(&mut self, host: &mut impl Host) {
+        let now = host.now();
+        let due: Vec<Key> = self.due.range(..=(now, Key::MAX)).map(|(_, key)| *key).collect();
+        for key in due {
+            self.feed(host, key, Event::Due);
+        }
+    }
+
+    /// When [`Coordinator::due`] has something to do if nothing else happens before.
+    pub fn next_due(&self) -> Option<Millis> {
+        self.due.first().map(|(due, _)| *due)
+    }
+
+    /// A client has gone. Its saga goes on.
+    pub fn client_gone(&mut self, client: Client) {
+        if let Some(entry) = self.clients.remove(&client).and_then(|key| self.sagas.get_mut(&key)) {
+            entry.client = None;
+        }
+    }
+
+    /// Sagas under way.
+    pub fn open(&self) -> usize {
+        self.sagas.len()
+    }
+
+    /// Bytes that the sagas under way hold, about.
+    pub fn held_bytes(&self) -> usize {
+        self.held_bytes
+    }
+
+    fn refusal(&self, request: &ClientRequest) -> Option<Reply> {
+        if request.body.len() > self.limits.max_body {
+            return Some(too_large(self.limits.max_body));
+        }
+        let full = self.sagas.len() >= self.limits.max_sagas;
+        if full || self.held_bytes.saturating_add(request.body.len()) > self.limits.max_bytes {
+            let detail = "as many sagas are under way as this proxy takes".to_owned();
+            let mut reply = Problem::new(503, "overload", "Too many sagas", detail).into_reply();
+            reply.headers.push(("retry-after".to_owned(), "1".to_owned()));
+            return Some(reply);
+        }
+        None
+    }
+
+    fn feed(&mut self, host: &mut impl Host, key: Key, event: Event) {
+        let actions = self.handle(host, key, event);
+        self.run(host, key, actions);
+    }
+
+    fn handle(&mut self, host: &mut impl Host, key: Key, event: Event) -> Vec<Action> {
+        let Some(entry) = self.sagas.get_mut(&key) else { return Vec::new() };
+        entry.saga.handle(event, host.now()).unwrap_or_else(|illegal| {
+            log::error!("saga {}: {illegal}", entry.saga.id());
+            host.count(Counter::IllegalEvent);
+            Vec::new()
+        })
+    }
+
+    /// Performs actions, and those that follow from them at once, in order.
+    fn run(&mut self, host: &mut impl Host, key: Key, actions: Vec<Action>) {
+        let mut actions = VecDeque::from(actions);
+        while let Some(action) = actions.pop_front() {
+            if let Some(event) = self.perform(host, key, action) {
+                actions.extend(self.handle(host, key, event));
+            }
+        }
+        self.reschedule(key);
+    }
+
+    fn perform(&mut self, host: &mut impl Host, key: Key, action: Action) -> Option<Event> {
+        let entry = self.sagas.get_mut(&key)?;
+        match action {
+            Action::Write(record) => {
+                let sequence = record.sequence;
+                match self.journal.write(entry.saga.id(), record) {
+                    Acknowledgement::Written => return Some(Event::Written { sequence }),
+                }
+            }
+            Action::Call(call) => match host.dispatch(&call) {
+                Ok(token) => {
+                    self.callouts.insert(token, (key, call.id));
+                }
+                Err(refusal) => {
+                    let result = AttemptResult::NotSent(refusal);
+                    return Some(Event::AttemptEnded { id: call.id, result });
+                }
+            },
+            Action::Reply(reply) => {
+                if let Some(client) = entry.client.take() {
+                    self.clients.remove(&client);
+                    host.reply(client, &reply);
+                }
+            }
+            Action::Report(report) => tell(host, &entry.saga, &report),
+            Action::End(state) => {
+                log::debug!("saga {} is {}", entry.saga.id(), state.name());
+                self.forget(key);
+            }
+        }
+        None
+    }
+
+    fn forget(&mut self, key: Key) {
+        let Some(entry) = self.sagas.remove(&key) else { return };
+        self.held_bytes = self.held_bytes.saturating_sub(entry.held_bytes);
+        if let Some(due) = entry.due {
+            self.due.remove(&(due, key));
+        }
+        if let Some(client) = entry.client {
+            self.clients.remove(&client);
+        }
+    }
+
+    fn reschedule(&mut self, key: Key) {
+        let Some(entry) = self.sagas.get_mut(&key) else { return };
+        let held_bytes = entry.saga.held_bytes();
+        self.held_bytes = self.held_bytes.saturating_sub(entry.held_bytes).saturating_add(held_bytes);
+        entry.held_bytes = held_bytes;
+        let due = entry.saga.next_due();
+        if due != entry.due {
+            if let Some(before) = entry.due {
+                self.due.remove(&(before, key));
+            }
+            self.due.extend(due.map(|due| (due, key)));
+            entry.due = due;
+        }
+    }
+}
+
+/// The answer to a request whose body is larger than `limit` bytes.
+pub fn too_large(limit: usize) -> Reply {
+    let detail = format!("a request that begins a saga may have a body of at most {limit} bytes");
+    Problem::new(413, "body-too-large", "The body is too large", detail).into_reply()
+}
+
+fn tell(host: &mut impl Host, saga: &Saga, report: &Report) {
+    let name = &saga.definition().name;
+    match report {
+        Report::Stuck { reason } => {
+            log::warn!("saga {} ({name}) is stuck, and goes on trying: {reason}", saga.id());
+            host.count(Counter::Stuck);
+        }
+        Report::ReplyNotRendered { reason } => {
+            log::warn!("saga {} ({name}): its reply is the default one: {reason}", saga.id());
+            host.count(Counter::ReplyNotRendered);
+        }
+    }
+}

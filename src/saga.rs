@@ -1,1 +1,373 @@
-//! (being written)
+//! The saga: a value that takes events and gives actions.
+//!
+//! ```text
+//!              Saga::begin ------------------+
+//!                                            v
+//!   Written ----------+                  [ advance ] --> Action::Write(record)     nothing is sent before
+//!   AttemptEnded -----+--> handle ----->  forward or     ... Event::Written ...    the record that implies
+//!   Due --------------+    (settle)       backward   --> Action::Call, Reply       it is durable
+//! ```
+//!
+//! [`Saga::handle`] is pure: no host call, no clock, no randomness. Whoever drives it (see [`crate::coordinator`])
+//!
+//! - performs every [`Action`] in order and feeds what becomes of it back as an [`Event`];
+//! - calls it with [`Event::Due`] once [`Saga::next_due`] has passed, and asks `next_due` anew after every call;
+//! - drops it after [`Action::End`].
+//!
+//! Words are those of Garcia-Molina and Salem, "Sagas" (SIGMOD 1987).
+
+use std::sync::Arc;
+
+use serde_json::{Value as Json, json};
+
+use crate::definition::{Call, Definition, Step, StepIndex};
+use crate::facts::ParticipantResponse;
+use crate::template::Facts;
+
+mod attempts;
+mod backward;
+mod begin;
+mod call;
+mod forward;
+pub mod outcome;
+pub mod record;
+mod reply;
+pub mod retry;
+mod state;
+
+#[cfg(test)]
+mod tests;
+
+use attempts::Runtime;
+pub use begin::{Begin, BeginRefused};
+pub use call::{CallError, CallId, CallKind, Envelope, OutgoingCall, Request};
+use record::{Change, Progress, RECORD_VERSION, Record, StepProgress};
+pub use reply::{Problem, Reply};
+pub use state::{IllegalTransition, SagaState, StepState};
+
+/// Milliseconds since the Unix epoch.
+pub type Millis = u64;
+
+/// UUIDv7 in its usual text form.
+pub type SagaId = String;
+
+/// How long past the deadline a client is kept before it gets 504.
+pub const CLIENT_GRACE_MS: u64 = 5_000;
+
+/// How long a saga compensates before it is marked `stuck`.
+pub const STUCK_AFTER_MS: u64 = 5 * 60 * 1_000;
+
+/// Something that happened.
+#[derive(Clone, Debug, PartialEq)]
+pub enum Event {
+    /// The journal holds every record up to this sequence.
+    Written {
+        /// As in [`Record::sequence`].
+        sequence: u64,
+    },
+    /// An attempt has ended, one way or another. Due exactly once for every [`Action::Call`].
+    AttemptEnded {
+        /// As in [`OutgoingCall::id`].
+        id: CallId,
+        /// What came of it.
+        result: AttemptResult,
+    },
+    /// [`Saga::next_due`] has passed. Harmless when it has not.
+    Due,
+}
+
+/// What came of an attempt.
+#[derive(Clone, Debug, PartialEq)]
+pub enum AttemptResult {
+    /// A whole answer: of the participant, or of the proxy in its place (timeouts are 504, resets 503).
+    Answered(ParticipantResponse),
+    /// None, or one that was cut short or too large.
+    NoAnswer,
+    /// The proxy refused to send it.
+    NotSent(DispatchRefusal),
+}
+
+/// Why the proxy refused to send a call.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum DispatchRefusal {
+    /// It has no cluster of that name.
+    UnknownCluster,
+    /// No endpoint, or too many requests under way.
+    Unavailable,
+}
+
+/// Something to do.
+#[derive(Clone, Debug, PartialEq)]
+pub enum Action {
+    /// Make the record durable, then say [`Event::Written`]. A saga has at most one write outstanding.
+    Write(Record),
+    /// Send a call, and say [`Event::AttemptEnded`] when it has ended.
+    Call(OutgoingCall),
+    /// Answer the client, if it is still there. At most once for a saga.
+    Reply(Reply),
+    /// Tell the operator.
+    Report(Report),
+    /// The saga has ended: forget it.
+    End(SagaState),
+}
+
+/// What an operator should know.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Report {
+    /// The saga does not get on by itself; it is still retried.
+    Stuck {
+        /// Why.
+        reason: String,
+    },
+    /// The configured reply could not be rendered; the client gets the default body.
+    ReplyNotRendered {
+        /// The expression and why.
+        reason: String,
+    },
+}
+
+/// An event that does not fit the state. It has changed nothing.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct IllegalEvent {
+    /// What arrived and what was expected.
+    pub reason: String,
+}
+
+impl std::fmt::Display for IllegalEvent {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.write_str(&self.reason)
+    }
+}
+
+impl std::error::Error for IllegalEvent {}
+
+/// One saga under way.
+#[derive(Clone, Debug)]
+pub struct Saga {
+    definition: Arc<Definition>,
+    epoch: u32,
+    progress: Progress,
+    /// What is not recorded: attempts and back-offs. One for each step.
+    runtime: Vec<Runtime>,
+    /// Changes that no record holds yet.
+    unwritten: Vec<Change>,
+    /// Sequence of the record that the next changes will be in.
+    next_sequence: u64,
+    /// Sequence of the record that the journal has not acknowledged yet.
+    outstanding: Option<u64>,
+    /// Everything up to this sequence is durable.
+    durable: u64,
+    /// The record that began compensating.
+    compensating_in: u64,
+    /// When compensating began.
+    compensating_since: Millis,
+    stuck: Option<String>,
+    /// The client has its answer.
+    answered: bool,
+    /// The end has been acted upon.
+    over: bool,
+    actions: Vec<Action>,
+}
+
+impl Saga {
+    /// Takes an event and the time; gives what is to be done now, in order. An event that does not fit is an error and
+    /// changes nothing.
+    pub fn handle(&mut self, event: Event, now: Millis) -> Result<Vec<Action>, IllegalEvent> {
+        match event {
+            Event::Written { sequence } => self.written(sequence)?,
+            Event::AttemptEnded { id, result } => self.attempt_ended(id, &result, now)?,
+            Event::Due => {}
+        }
+        self.advance(now);
+        Ok(std::mem::take(&mut self.actions))
+    }
+
+    /// When to call [`Saga::handle`] with [`Event::Due`] if nothing else happens before; none: only events matter.
+    pub fn next_due(&self) -> Option<Millis> {
+        if self.over {
+            return None;
+        }
+        let deadline = (self.state() == SagaState::Running).then(|| self.deadline());
+        let client = (!self.answered).then(|| self.client_waits_until());
+        let stuck = (self.state() == SagaState::Compensating && self.stuck.is_none())
+            .then(|| self.compensating_since.saturating_add(STUCK_AFTER_MS));
+        let back_offs = self.runtime.iter().filter_map(Runtime::next_due);
+        back_offs.chain(deadline).chain(client).chain(stuck).min()
+    }
+
+    /// As in `saga-id`.
+    pub fn id(&self) -> &str {
+        self.progress.begun.as_ref().map_or("", |begun| &begun.id)
+    }
+
+    /// The definition under which the saga began.
+    pub fn definition(&self) -> &Arc<Definition> {
+        &self.definition
+    }
+
+    /// Where the saga is.
+    pub fn state(&self) -> SagaState {
+        self.progress.state
+    }
+
+    /// The recorded part, as a replay of its records restores it.
+    pub fn progress(&self) -> &Progress {
+        &self.progress
+    }
+
+    /// Why the saga does not get on by itself, if so.
+    pub fn stuck(&self) -> Option<&str> {
+        self.stuck.as_deref()
+    }
+
+    /// Bytes that the saga holds beyond a fixed amount, about.
+    pub fn held_bytes(&self) -> usize {
+        let request = self.progress.begun.as_ref().map_or(0, |begun| json_bytes(&begun.request));
+        let kept: usize = self.progress.facts.values().map(json_bytes).sum();
+        let calls = |step: &StepProgress| {
+            let calls = [&step.request, &step.compensation];
+            calls.into_iter().flatten().map(|request| request.held_bytes()).sum::<usize>()
+        };
+        request + kept + self.progress.steps.iter().map(calls).sum::<usize>()
+    }
+
+    fn deadline(&self) -> Millis {
+        self.progress.begun.as_ref().map_or(0, |begun| begun.deadline)
+    }
+
+    fn client_waits_until(&self) -> Millis {
+        self.deadline().saturating_add(CLIENT_GRACE_MS)
+    }
+
+    fn written(&mut self, sequence: u64) -> Result<(), IllegalEvent> {
+        if self.outstanding != Some(sequence) {
+            let reason = format!("record {sequence} was acknowledged, outstanding is {:?}", self.outstanding);
+            return Err(IllegalEvent { reason });
+        }
+        self.outstanding = None;
+        self.durable = sequence;
+        Ok(())
+    }
+
+    /// Does everything that the state and the time allow. The one place from which actions come.
+    fn advance(&mut self, now: Millis) {
+        if self.over {
+            return;
+        }
+        if self.state() == SagaState::Running {
+            self.go_forward(now);
+        }
+        if self.state() == SagaState::Compensating {
+            self.go_backward(now);
+        }
+        self.write_what_is_awaited();
+        self.send_what_is_due(now);
+        self.answer(now);
+    }
+
+    /// Makes a change and remembers that no record holds it yet. Gives the sequence of the record that will.
+    fn change(&mut self, change: Change) -> u64 {
+        match self.progress.apply(&change) {
+            Ok(()) => self.unwritten.push(change),
+            // Every caller has looked at the state before; were one wrong, the saga stays where it is, and says so.
+            Err(illegal) => log::error!("saga {}: {illegal}", self.id()),
+        }
+        self.next_sequence
+    }
+
+    /// Emits a record, if something waits for one and none is outstanding.
+    fn write_what_is_awaited(&mut self) {
+        if self.outstanding.is_some() || self.unwritten.is_empty() {
+            return;
+        }
+        let next = self.next_sequence;
+        let awaited = self.state().has_ended() || self.runtime.iter().any(|step| step.waits_for(next));
+        if !awaited {
+            return;
+        }
+        let changes = std::mem::take(&mut self.unwritten);
+        self.outstanding = Some(next);
+        self.next_sequence = next.saturating_add(1);
+        self.actions.push(Action::Write(Record { version: RECORD_VERSION, sequence: next, changes }));
+    }
+
+    /// Answers the client: with the end once that is durable, or that the saga goes on once it has waited long enough.
+    fn answer(&mut self, now: Millis) {
+        let end_is_durable = self.state().has_ended() && self.outstanding.is_none() && self.unwritten.is_empty();
+        if end_is_durable {
+            self.over = true;
+            if let Some(reply) = self.progress.reply.clone().filter(|_| !self.answered) {
+                self.answered = true;
+                self.actions.push(Action::Reply(reply));
+            }
+            self.actions.push(Action::End(self.state()));
+        } else if !self.answered && now >= self.client_waits_until() {
+            self.answered = true;
+            self.actions.push(Action::Reply(self.still_working_reply()));
+        }
+    }
+
+    fn step(&self, index: StepIndex) -> Option<&Step> {
+        self.definition.steps.get(index)
+    }
+
+    fn step_state(&self, index: StepIndex) -> Option<StepState> {
+        self.progress.steps.get(index).map(|step| step.state)
+    }
+
+    fn step_indices(&self) -> std::ops::Range<StepIndex> {
+        0..self.definition.steps.len()
+    }
+
+    /// What later expressions may keep of a step: its request and response, as far as they are read.
+    fn kept_facts(&self, step: &Step, request: Option<&Request>, response: Json) -> Json {
+        let prefix = ["steps", step.name.as_str()];
+        let mut facts = json!({ "response": response });
+        if let (Some(request), Some(facts)) = (request, facts.as_object_mut())
+            && self.definition.reads.any_under(&["steps", &step.name, "request"])
+        {
+            facts.insert("request".to_owned(), request.facts());
+        }
+        self.definition.reads.project(&prefix, &facts)
+    }
+
+    /// Renders a call of a step. `transaction` is what the compensation reads under that name.
+    fn render(&self, call: &Call, transaction: Option<&Json>) -> Result<Request, CallError> {
+        let saga = self.saga_facts();
+        Request::render(call, &self.facts(&saga, transaction))
+    }
+
+    fn facts<'a>(&'a self, saga: &'a Json, transaction: Option<&'a Json>) -> Facts<'a> {
+        Facts {
+            request: self.progress.begun.as_ref().map(|begun| &begun.request),
+            steps: Some(&self.progress.facts),
+            saga: Some(saga),
+            transaction,
+            response: None,
+        }
+    }
+
+    /// `saga` as calls and conditions read it.
+    fn saga_facts(&self) -> Json {
+        json!({ "id": self.id(), "name": self.definition.name })
+    }
+
+    fn envelope<'a>(&'a self, step: &'a Step) -> Envelope<'a> {
+        Envelope {
+            saga_id: self.id(),
+            saga_name: &self.definition.name,
+            step: &step.name,
+            epoch: self.epoch,
+            forwarded: self.progress.begun.as_ref().map_or(&[], |begun| &begun.forwarded),
+        }
+    }
+}
+
+fn json_bytes(value: &Json) -> usize {
+    match value {
+        Json::Null | Json::Bool(_) | Json::Number(_) => 8,
+        Json::String(text) => text.len(),
+        Json::Array(items) => items.iter().map(json_bytes).sum(),
+        Json::Object(members) => members.iter().map(|(name, member)| name.len() + json_bytes(member)).sum(),
+    }
+}

@@ -1,0 +1,104 @@
+//! While a saga compensates: what is resolved, what is undone in which order, and when it is over.
+//!
+//! A step's compensation is sent when the step and every step after it have settled and none of the latter is left to
+//! undo. So independent steps are undone all at once, dependent ones in reverse, and a compensation that fails holds up
+//! only what it came after.
+
+use super::attempts::Activity;
+use super::record::Change;
+use super::{Millis, STUCK_AFTER_MS, Saga, SagaState, StepState};
+use crate::definition::StepIndex;
+
+impl Saga {
+    pub(super) fn go_backward(&mut self, now: Millis) {
+        for index in self.step_indices() {
+            self.settle_what_is_not_under_way(index);
+            self.resolve(index);
+        }
+        for index in self.step_indices() {
+            if self.may_be_compensated(index) {
+                self.compensate(index);
+            }
+        }
+        if self.step_indices().all(|index| self.is_undone(index)) {
+            self.end(SagaState::Compensated);
+        } else if now >= self.compensating_since.saturating_add(STUCK_AFTER_MS) {
+            self.mark_stuck(self.why_not_over());
+        }
+    }
+
+    /// No attempt of a transaction is made any more: a step in a back-off, or whose first attempt still waits for its
+    /// record, settles as what its attempts came to.
+    fn settle_what_is_not_under_way(&mut self, index: StepIndex) {
+        let Some(runtime) = self.runtime.get(index) else { return };
+        let waits = matches!(runtime.transaction.activity, Activity::AwaitingRecord(_) | Activity::BackingOff(_));
+        if !waits || runtime.resolving {
+            return;
+        }
+        let reason = match runtime.transaction.reason.as_str() {
+            "" => "not attempted: the saga was to be compensated".to_owned(),
+            last => last.to_owned(),
+        };
+        self.give_up(index, reason);
+    }
+
+    /// An unknown step whose compensation needs the participant's answer is sent again under its key, to learn it.
+    fn resolve(&mut self, index: StepIndex) {
+        if self.step_state(index) != Some(StepState::Unknown) || !self.needs_answer(index) {
+            return;
+        }
+        let sequence = self.change(Change::InFlight { step: index, request: None });
+        if let Some(runtime) = self.runtime.get_mut(index) {
+            runtime.resolving = true;
+            runtime.transaction.activity = Activity::AwaitingRecord(sequence);
+        }
+    }
+
+    fn needs_answer(&self, index: StepIndex) -> bool {
+        self.has_compensation(index)
+            && self.progress.steps.get(index).is_some_and(|progress| progress.compensation.is_none())
+    }
+
+    fn has_compensation(&self, index: StepIndex) -> bool {
+        self.step(index).is_some_and(|step| step.compensation.is_some())
+    }
+
+    fn may_be_compensated(&self, index: StepIndex) -> bool {
+        let done = matches!(self.step_state(index), Some(StepState::Succeeded | StepState::Unknown));
+        let known = self.progress.steps.get(index).is_some_and(|progress| progress.compensation.is_some());
+        let mut successors = self.step(index).into_iter().flat_map(|step| &step.successors);
+        done && known && successors.all(|after| self.is_undone(*after))
+    }
+
+    /// True where nothing of the step is left to undo.
+    fn is_undone(&self, index: StepIndex) -> bool {
+        match self.step_state(index) {
+            Some(StepState::NotStarted | StepState::Skipped | StepState::Rejected | StepState::Compensated) => true,
+            Some(StepState::Succeeded | StepState::Unknown) => !self.has_compensation(index),
+            _ => false,
+        }
+    }
+
+    /// The compensation is sent once the decision to compensate and the step's result, which holds the rendered call,
+    /// are durable. That it is being sent need not be: a replay would send it again under its key.
+    fn compensate(&mut self, index: StepIndex) {
+        self.change(Change::StepCompensating { step: index });
+        let decided_in = self.compensating_in;
+        if let Some(runtime) = self.runtime.get_mut(index) {
+            runtime.compensation.activity = Activity::AwaitingRecord(decided_in.max(runtime.settled_in));
+        }
+    }
+
+    fn why_not_over(&self) -> String {
+        let steps = self.progress.steps.iter().zip(&self.runtime).filter_map(|(step, runtime)| {
+            let attempts = match step.state {
+                StepState::InFlight => &runtime.transaction,
+                StepState::Compensating => &runtime.compensation,
+                _ => return None,
+            };
+            Some(format!("step `{}` is {}: {}", step.name, step.state.name(), attempts.reason))
+        });
+        let waits: Vec<String> = steps.collect();
+        format!("not undone after {} s: {}", STUCK_AFTER_MS / 1_000, waits.join("; "))
+    }
+}

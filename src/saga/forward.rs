@@ -1,0 +1,104 @@
+//! While a saga runs: which steps start, when it has completed, and what makes it compensate.
+
+use super::attempts::Activity;
+use super::call::{Request, reads_any};
+use super::record::{Cause, Change, Settlement};
+use super::{Millis, Saga, SagaState, StepState};
+use crate::definition::{Step, StepIndex};
+use crate::template::Expression;
+
+/// What of a compensation can only be rendered once its transaction was answered.
+const ANSWER: &[&str] = &["transaction", "response"];
+
+impl Saga {
+    pub(super) fn go_forward(&mut self, now: Millis) {
+        if now >= self.deadline() {
+            let reason = format!("the deadline of {:?} passed", self.definition.deadline);
+            return self.begin_compensating(Cause { failed_step: None, reason }, now);
+        }
+        if let Some(failed) = self.failed_step() {
+            return self.begin_compensating(self.cause_of(failed), now);
+        }
+        // A step that is skipped may let the next one start, so this repeats until nothing moves.
+        while let Some(ready) = self.ready_step() {
+            if let Err(reason) = self.start(ready) {
+                self.change(Change::Settled { step: ready, settlement: Settlement::Rejected { reason } });
+                return self.begin_compensating(self.cause_of(ready), now);
+            }
+        }
+        if self.progress.steps.iter().all(|step| step.state.lets_successors_start()) {
+            self.end(SagaState::Completed);
+        }
+    }
+
+    fn ready_step(&self) -> Option<StepIndex> {
+        let may_start = |step: &Step| {
+            step.after.iter().all(|before| self.step_state(*before).is_some_and(StepState::lets_successors_start))
+        };
+        let waits = |index: StepIndex| self.step_state(index) == Some(StepState::Waiting);
+        let mut steps = self.definition.steps.iter().enumerate();
+        steps.find(|(index, step)| waits(*index) && may_start(step)).map(|(index, _)| index)
+    }
+
+    fn failed_step(&self) -> Option<StepIndex> {
+        let failed = |state: StepState| matches!(state, StepState::Rejected | StepState::Unknown);
+        self.progress.steps.iter().position(|step| failed(step.state))
+    }
+
+    fn cause_of(&self, failed: StepIndex) -> Cause {
+        let reason = self.progress.steps.get(failed).map_or_else(String::new, |step| {
+            let why = step.reason.as_deref().unwrap_or_default();
+            match step.state {
+                StepState::Unknown => format!("whether step `{}` was done is unknown: {why}", step.name),
+                _ => format!("step `{}` was rejected: {why}", step.name),
+            }
+        });
+        Cause { failed_step: Some(failed), reason }
+    }
+
+    fn begin_compensating(&mut self, cause: Cause, now: Millis) {
+        self.compensating_in = self.change(Change::Compensating(cause));
+        self.compensating_since = now;
+    }
+
+    /// Starts a step whose turn has come: skips it, or renders what it sends and records the intent. The error says
+    /// which template could not be rendered; nothing has changed then.
+    pub(super) fn start(&mut self, index: StepIndex) -> Result<(), String> {
+        let definition = std::sync::Arc::clone(&self.definition);
+        let Some(step) = definition.steps.get(index) else { return Ok(()) };
+        if let Some(when) = &step.when
+            && !self.condition_holds(when)?
+        {
+            self.change(Change::Skipped { step: index });
+            return Ok(());
+        }
+        let request = self.render(&step.transaction, None).map_err(|error| format!("transaction.{error}"))?;
+        let early_compensation = self.render_early(step, &request)?;
+        let sequence = self.change(Change::InFlight { step: index, request: Some(Box::new(request)) });
+        if let Some(runtime) = self.runtime.get_mut(index) {
+            runtime.early_compensation = early_compensation;
+            runtime.transaction.activity = Activity::AwaitingRecord(sequence);
+        }
+        Ok(())
+    }
+
+    fn condition_holds(&self, when: &Expression) -> Result<bool, String> {
+        let saga = self.saga_facts();
+        when.evaluate_bool(&self.facts(&saga, None)).map_err(|error| format!("when: {error}"))
+    }
+
+    /// A compensation that does not read the transaction's answer is rendered before the transaction is sent: what
+    /// cannot be undone is not done. Of another, the templates that do not read the answer are tried.
+    fn render_early(&self, step: &Step, request: &Request) -> Result<Option<Box<Request>>, String> {
+        let Some(call) = &step.compensation else { return Ok(None) };
+        let transaction = self.transaction_facts(step, Some(request), None);
+        let failed = |error| format!("compensation.{error}");
+        if reads_any(call, &[ANSWER]) {
+            let saga = self.saga_facts();
+            Request::check(call, &self.facts(&saga, Some(&transaction)), &[ANSWER]).map_err(failed)?;
+            return Ok(None);
+        }
+        let rendered = self.render(call, Some(&transaction)).map_err(failed)?;
+        Ok(Some(Box::new(rendered)))
+    }
+}

@@ -1,0 +1,176 @@
+//! What the client gets.
+
+use serde::{Deserialize, Serialize};
+use serde_json::{Map, Value as Json, json};
+
+use super::record::Change;
+use super::{Action, CLIENT_GRACE_MS, Report, Saga, SagaState};
+use crate::definition::ReplyTemplate;
+use crate::template::{Facts, RenderError};
+
+/// An answer to a client.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Reply {
+    /// 200 to 599.
+    pub status: u16,
+    /// Lower-case names.
+    pub headers: Vec<(String, String)>,
+    /// None: no body.
+    pub body: Option<String>,
+}
+
+/// A problem document (RFC 9457).
+#[derive(Clone, Debug, PartialEq)]
+pub struct Problem {
+    /// Status of the answer.
+    pub status: u16,
+    /// Last part of `type`: `urn:sagabox:problem:KIND`.
+    pub kind: &'static str,
+    /// The kind in words, the same for every occurrence.
+    pub title: &'static str,
+    /// What happened this time.
+    pub detail: String,
+    /// Further members.
+    pub members: Map<String, Json>,
+}
+
+impl Problem {
+    /// A problem without further members.
+    pub fn new(status: u16, kind: &'static str, title: &'static str, detail: String) -> Problem {
+        Problem { status, kind, title, detail, members: Map::new() }
+    }
+
+    /// The answer that carries the problem.
+    pub fn into_reply(self) -> Reply {
+        let mut document = json!({
+            "type": format!("urn:sagabox:problem:{}", self.kind),
+            "title": self.title,
+            "status": self.status,
+            "detail": self.detail,
+        });
+        if let Some(document) = document.as_object_mut() {
+            document.extend(self.members);
+        }
+        let headers = vec![("content-type".to_owned(), "application/problem+json".to_owned())];
+        Reply { status: self.status, headers, body: Some(document.to_string()) }
+    }
+}
+
+impl Reply {
+    /// Removes a body from an answer that must have none: to a proxy, one after 204 or 304 is the next answer.
+    fn without_forbidden_body(mut self) -> Reply {
+        if matches!(self.status, 204 | 205 | 304) {
+            self.body = None;
+            self.headers.retain(|(name, _)| name != "content-type");
+        }
+        self
+    }
+}
+
+impl Saga {
+    /// Decides how the saga ended, and with it what the client gets.
+    pub(super) fn end(&mut self, state: SagaState) {
+        let definition = std::sync::Arc::clone(&self.definition);
+        let template = if state == SagaState::Completed { &definition.completed } else { &definition.compensated };
+        let rendered = self.render_reply(template, state);
+        let reply = rendered.unwrap_or_else(|error| {
+            self.actions.push(Action::Report(Report::ReplyNotRendered { reason: error.to_string() }));
+            self.default_reply(template.status, state)
+        });
+        let reply = self.with_saga_headers(reply, state).without_forbidden_body();
+        self.change(Change::Ended { state, reply });
+    }
+
+    /// The answer to a client that has waited long enough: the saga goes on without it.
+    pub(super) fn still_working_reply(&self) -> Reply {
+        let state = self.state_towards_client();
+        let waited = self.definition.deadline.as_millis().saturating_add(u128::from(CLIENT_GRACE_MS));
+        let detail = format!("the saga is still {} after {waited} ms, and goes on", state.name());
+        let mut problem = Problem::new(504, "still-working", "The saga has not ended in time", detail);
+        problem.members = self.summary(state);
+        self.with_saga_headers(problem.into_reply(), state)
+    }
+
+    /// An end that is decided but not durable is not told.
+    fn state_towards_client(&self) -> SagaState {
+        match self.state() {
+            SagaState::Completed | SagaState::Running => SagaState::Running,
+            SagaState::Compensating | SagaState::Compensated => SagaState::Compensating,
+        }
+    }
+
+    fn render_reply(&self, template: &ReplyTemplate, state: SagaState) -> Result<Reply, RenderError> {
+        let saga = self.reply_facts(state);
+        let facts: Facts = self.facts(&saga, None);
+        let mut reply = match &template.body {
+            None => self.default_reply(template.status, state),
+            Some(body) => {
+                let rendered = body.render(&facts)?;
+                let json = rendered.is_json.then(|| ("content-type".to_owned(), "application/json".to_owned()));
+                Reply {
+                    status: template.status,
+                    headers: json.into_iter().collect(),
+                    body: Some(String::from_utf8_lossy(&rendered.bytes).into_owned()),
+                }
+            }
+        };
+        for (name, value) in &template.headers {
+            let value = value.render(&facts)?;
+            reply.headers.retain(|(other, _)| other != name);
+            reply.headers.push((name.clone(), value));
+        }
+        Ok(reply)
+    }
+
+    fn default_reply(&self, status: u16, state: SagaState) -> Reply {
+        if state == SagaState::Completed {
+            let headers = vec![("content-type".to_owned(), "application/json".to_owned())];
+            return Reply { status, headers, body: Some(Json::Object(self.summary(state)).to_string()) };
+        }
+        let reason = self.progress.cause.as_ref().map(|cause| cause.reason.clone()).unwrap_or_default();
+        let mut problem = Problem::new(status, "compensated", "The saga was compensated", reason);
+        problem.members = self.summary(state);
+        problem.into_reply()
+    }
+
+    fn with_saga_headers(&self, mut reply: Reply, state: SagaState) -> Reply {
+        reply.headers.push(("saga-id".to_owned(), self.id().to_owned()));
+        reply.headers.push(("saga-status".to_owned(), state.name().to_owned()));
+        reply
+    }
+
+    /// `saga` as replies read it.
+    fn reply_facts(&self, state: SagaState) -> Json {
+        let cause = self.progress.cause.as_ref();
+        json!({
+            "id": self.id(),
+            "name": self.definition.name,
+            "status": state.name(),
+            "failed_step": self.failed_step_name(),
+            "reason": cause.map_or("", |cause| &cause.reason),
+        })
+    }
+
+    fn failed_step_name(&self) -> &str {
+        let failed = self.progress.cause.as_ref().and_then(|cause| cause.failed_step);
+        failed.and_then(|index| self.step(index)).map_or("", |step| &step.name)
+    }
+
+    /// The saga at a glance: its name, where it is, and where each of its steps is.
+    fn summary(&self, state: SagaState) -> Map<String, Json> {
+        let steps = self.progress.steps.iter().map(|step| (step.name.clone(), step.state.name().into()));
+        let mut summary = Map::new();
+        summary.insert("saga_id".to_owned(), self.id().into());
+        summary.insert("saga_name".to_owned(), self.definition.name.clone().into());
+        summary.insert("saga_status".to_owned(), state.name().into());
+        if let Some(cause) = &self.progress.cause {
+            summary.insert("failed_step".to_owned(), self.failed_step_name().into());
+            summary.insert("reason".to_owned(), cause.reason.clone().into());
+        }
+        if let Some(stuck) = &self.stuck {
+            summary.insert("stuck".to_owned(), stuck.clone().into());
+        }
+        summary.insert("steps".to_owned(), Json::Object(steps.collect()));
+        summary
+    }
+}

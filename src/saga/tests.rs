@@ -1,0 +1,6 @@
+//! Tests of the saga: examples one by one, and random runs against a checker that knows nothing of its code.
+
+mod definitions;
+mod examples;
+mod properties;
+mod world;

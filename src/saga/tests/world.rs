@@ -1,0 +1,360 @@
+//! A world of one saga: a journal, participants that keep their word, a client and a clock, and a checker that
+//! looks at what is written, sent and told, and at nothing inside the saga.
+
+use std::collections::BTreeMap;
+
+use serde_json::json;
+
+use super::super::record::{Progress, Record};
+use super::super::*;
+use crate::facts::ParticipantResponse;
+
+/// What a participant does with an attempt.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Behaviour {
+    /// Does it and answers.
+    Do,
+    /// Does it, and answers with a success that lacks what the compensation reads.
+    DoWithoutId,
+    /// Does it; no answer arrives.
+    DoSilently,
+    /// Does nothing; no answer arrives.
+    Lose,
+    /// Does nothing and answers 500.
+    Fail,
+    /// Does it and answers 504, as the proxy does in its place after a timeout.
+    DoButTimeOut,
+    /// Refuses, unless it has done it before under that key.
+    Refuse,
+    /// Answers 409, unless it has done it before under that key.
+    Conflict,
+    /// Answers 429.
+    TooMany,
+    /// Answers 503 with `retry-after`.
+    Unavailable,
+    /// The proxy has no endpoint for it.
+    NoEndpoint,
+    /// The proxy does not know the cluster.
+    NoCluster,
+}
+
+/// What a participant holds of one step.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+struct Held {
+    applied: bool,
+    compensated: bool,
+}
+
+/// See the module's text.
+pub struct World {
+    pub saga: Saga,
+    pub now: Millis,
+    pub in_flight: Vec<OutgoingCall>,
+    pub outstanding: Option<Record>,
+    pub sent: Vec<OutgoingCall>,
+    pub reply: Option<Reply>,
+    pub reports: Vec<Report>,
+    pub ended: Option<SagaState>,
+    records: Vec<Record>,
+    durable: Progress,
+    held: BTreeMap<StepIndex, Held>,
+}
+
+impl World {
+    /// Begins a saga at the time 1,000,000.
+    pub fn begin(definition: &Arc<Definition>, body: &Json) -> Result<World, BeginRefused> {
+        let now = 1_000_000;
+        let begin = Begin {
+            definition: Arc::clone(definition),
+            id: "01890a5d-ac96-774b-bcce-b302099a8057".to_owned(),
+            epoch: 1,
+            request: json!({"method": "POST", "path": "/trips", "headers": {}, "body": body}),
+            forwarded: vec![("traceparent".to_owned(), "00-1-2-01".to_owned())],
+        };
+        let (saga, actions) = Saga::begin(begin, now)?;
+        let names = definition.steps.iter().map(|step| step.name.as_str());
+        let durable = Progress::new(names);
+        let mut world = World {
+            saga,
+            now,
+            in_flight: Vec::new(),
+            outstanding: None,
+            sent: Vec::new(),
+            reply: None,
+            reports: Vec::new(),
+            ended: None,
+            records: Vec::new(),
+            durable,
+            held: BTreeMap::new(),
+        };
+        world.take(actions);
+        Ok(world)
+    }
+
+    /// Feeds an event that fits.
+    pub fn feed(&mut self, event: Event) {
+        let actions = self.saga.handle(event.clone(), self.now);
+        let actions = actions.unwrap_or_else(|illegal| panic!("{event:?} was refused: {illegal}"));
+        self.take(actions);
+    }
+
+    /// Feeds an event that must be refused and change nothing.
+    pub fn feed_illegal(&mut self, event: Event) {
+        let before = (self.saga.progress().clone(), self.saga.next_due());
+        let refused = self.saga.handle(event.clone(), self.now);
+        assert!(refused.is_err(), "{event:?} was taken");
+        assert_eq!(before, (self.saga.progress().clone(), self.saga.next_due()), "{event:?} changed something");
+    }
+
+    /// The journal acknowledges.
+    pub fn acknowledge(&mut self) {
+        let Some(record) = self.outstanding.take() else { return };
+        for change in &record.changes {
+            self.durable.apply(change).expect("a record holds legal changes");
+        }
+        let sequence = record.sequence;
+        self.records.push(record);
+        self.feed(Event::Written { sequence });
+    }
+
+    /// An attempt under way ends. Participants keep their word: one key is done once, a refusal is for good.
+    pub fn end_attempt(&mut self, index: usize, behaviour: Behaviour) {
+        if self.in_flight.is_empty() {
+            return;
+        }
+        let call = self.in_flight.remove(index % self.in_flight.len());
+        let held = self.held.entry(call.id.step).or_default();
+        let result = match call.id.kind {
+            CallKind::Transaction => transaction(held, behaviour),
+            CallKind::Compensation => compensation(held, behaviour),
+        };
+        self.feed(Event::AttemptEnded { id: call.id, result });
+    }
+
+    /// Lets time pass.
+    pub fn wait(&mut self, ms: u64) {
+        self.now += ms;
+        self.feed(Event::Due);
+    }
+
+    /// Lets time pass until something is due; false where nothing is.
+    pub fn wait_until_due(&mut self) -> bool {
+        let Some(due) = self.saga.next_due() else { return false };
+        self.now = self.now.max(due);
+        self.feed(Event::Due);
+        true
+    }
+
+    /// No more faults: everything is acknowledged and answered, until nothing is left. Bounded.
+    pub fn heal(&mut self) {
+        for _ in 0..2_000 {
+            if self.ended.is_some() {
+                return;
+            }
+            if self.outstanding.is_some() {
+                self.acknowledge();
+            } else if !self.in_flight.is_empty() {
+                self.end_attempt(0, Behaviour::Do);
+            } else {
+                assert!(self.wait_until_due(), "nothing is under way and nothing is due: {:#?}", self.saga);
+            }
+        }
+        panic!("no end in sight: {:#?}", self.saga);
+    }
+
+    /// Checks what must hold of a saga that has ended.
+    pub fn check_end(&self) {
+        let ended = self.ended.expect("the saga has ended");
+        assert_eq!(self.saga.next_due(), None, "a timer is left");
+        assert!(self.in_flight.is_empty() && self.outstanding.is_none(), "something is left under way");
+        for (index, step) in self.saga.definition().steps.iter().enumerate() {
+            let held = self.held.get(&index).copied().unwrap_or_default();
+            let state = self.durable.steps[index].state;
+            match ended {
+                SagaState::Completed => {
+                    assert!(!held.compensated, "{} was compensated in a completed saga", step.name);
+                    assert_eq!(held.applied, state == StepState::Succeeded, "{} is {state:?}", step.name);
+                }
+                SagaState::Compensated => {
+                    let balanced = !held.applied || held.compensated || step.compensation.is_none();
+                    assert!(balanced, "{} was not undone, it is {state:?}", step.name);
+                }
+                state => panic!("{state:?} is no end"),
+            }
+        }
+        let reply = self.reply.as_ref().expect("the client was answered");
+        let told = header(&reply.headers, "saga-status");
+        let still_working = reply.status == 504 && ["running", "compensating"].contains(&told);
+        assert!(still_working || told == ended.name(), "told {told}, ended {ended:?}");
+    }
+
+    /// What was sent, in order, as `step.t` and `step.c`.
+    pub fn sent_names(&self) -> Vec<String> {
+        let name = |call: &OutgoingCall| {
+            let suffix = if call.id.kind == CallKind::Transaction { "t" } else { "c" };
+            format!("{}.{suffix}", self.saga.definition().steps[call.id.step].name)
+        };
+        self.sent.iter().map(name).collect()
+    }
+
+    fn take(&mut self, actions: Vec<Action>) {
+        assert!(self.ended.is_none() || actions.is_empty(), "{actions:?} after the end");
+        for action in actions {
+            match action {
+                Action::Write(record) => self.take_record(record),
+                Action::Call(call) => self.take_call(call),
+                Action::Reply(reply) => {
+                    assert!(self.reply.is_none(), "the client was told twice");
+                    if self.durable.state.has_ended() {
+                        assert_eq!(self.durable.reply.as_ref(), Some(&reply), "told what the journal does not hold");
+                    } else {
+                        assert_eq!(reply.status, 504, "told an end that is not durable");
+                    }
+                    self.reply = Some(reply);
+                }
+                Action::Report(report) => self.reports.push(report),
+                Action::End(state) => {
+                    assert_eq!(self.durable.state, state, "ended before that was durable");
+                    self.ended = Some(state);
+                }
+            }
+        }
+    }
+
+    fn take_record(&mut self, record: Record) {
+        assert!(self.outstanding.is_none(), "two writes at a time");
+        assert_eq!(record.sequence, self.records.len() as u64 + 1, "a gap in the records");
+        assert!(!record.changes.is_empty(), "a record without changes");
+        let text = serde_json::to_string(&record).expect("a record is JSON");
+        assert_eq!(serde_json::from_str::<Record>(&text).expect("and can be read"), record);
+        let names = self.saga.definition().steps.iter().map(|step| step.name.as_str());
+        let mut replayed = Progress::new(names);
+        for change in self.records.iter().chain([&record]).flat_map(|record| &record.changes) {
+            replayed.apply(change).expect("a replay takes what the live run did");
+        }
+        assert_eq!(&replayed, self.saga.progress(), "a replay gives another state than the one that wrote it");
+        self.outstanding = Some(record);
+    }
+
+    fn take_call(&mut self, call: OutgoingCall) {
+        let index = call.id.step;
+        let definition = Arc::clone(self.saga.definition());
+        let step = &definition.steps[index];
+        let recorded = &self.durable.steps[index];
+        let request = match call.id.kind {
+            CallKind::Transaction => {
+                self.check_transaction(&call, step);
+                recorded.request.as_ref()
+            }
+            CallKind::Compensation => {
+                self.check_compensation(&call, step);
+                recorded.compensation.as_ref()
+            }
+        };
+        let request = request.expect("what is sent is in the journal");
+        assert_eq!(header(&call.headers, ":path"), request.path);
+        assert_eq!(call.body, request.body);
+        let key = format!("{}.{}.{}", self.saga.id(), step.name, if call.id.kind == CallKind::Transaction { "t" } else { "c" });
+        assert_eq!(header(&call.headers, "idempotency-key"), key);
+        assert_eq!(header(&call.headers, "saga-attempt"), call.id.attempt.to_string());
+        assert_eq!(header(&call.headers, "traceparent"), "00-1-2-01");
+        let same = |other: &&OutgoingCall| other.id.step == index;
+        assert_eq!(self.in_flight.iter().filter(same).count(), 0, "two attempts of one step at a time");
+        self.in_flight.push(call.clone());
+        self.sent.push(call);
+    }
+
+    fn check_transaction(&self, call: &OutgoingCall, step: &Step) {
+        let index = call.id.step;
+        assert_eq!(self.durable.steps[index].state, StepState::InFlight, "sent before the intent was durable");
+        for before in &step.after {
+            let state = self.durable.steps[*before].state;
+            let resolving = self.durable.state == SagaState::Compensating;
+            assert!(resolving || state.lets_successors_start(), "{} was sent after a step that is {state:?}", step.name);
+        }
+        let compensated = self.sent.iter().any(|sent| sent.id.step == index && sent.id.kind == CallKind::Compensation);
+        assert!(!compensated, "{}: a transaction after its compensation", step.name);
+        let begun = self.durable.begun.as_ref().expect("begun before anything is sent");
+        if self.now >= begun.deadline || self.durable.state == SagaState::Compensating {
+            let may_be_done = self.sent.iter().any(|sent| sent.id.step == index);
+            assert!(may_be_done, "{}: a first attempt past the deadline or while compensating", step.name);
+            assert_eq!(self.durable.state, SagaState::Compensating, "past the deadline only to resolve");
+        }
+    }
+
+    fn check_compensation(&self, call: &OutgoingCall, step: &Step) {
+        assert_eq!(self.durable.state, SagaState::Compensating, "undone before the decision was durable");
+        let first = !self.sent.iter().any(|sent| sent.id.step == call.id.step && sent.id.kind == CallKind::Compensation);
+        for after in step.successors.iter().filter(|_| first) {
+            let held = self.held.get(after).copied().unwrap_or_default();
+            let nothing_to_undo = self.saga.definition().steps[*after].compensation.is_none();
+            let undone = !held.applied || held.compensated || nothing_to_undo;
+            assert!(undone, "{} was undone before step {after}, which came after it", step.name);
+            let under_way = self.in_flight.iter().any(|sent| sent.id.step == *after);
+            assert!(!under_way, "{} was undone while step {after} was under way", step.name);
+        }
+    }
+}
+
+/// The value of a header, which is there once.
+pub fn header<'a>(headers: &'a [(String, String)], name: &str) -> &'a str {
+    let values: Vec<&str> = headers.iter().filter(|(other, _)| other == name).map(|(_, value)| value.as_str()).collect();
+    assert_eq!(values.len(), 1, "{name} in {headers:?}");
+    values[0]
+}
+
+fn answer(code: u16, body: &str) -> AttemptResult {
+    let headers = vec![("content-type".to_owned(), b"application/json".to_vec())];
+    AttemptResult::Answered(ParticipantResponse { code, headers, body: Some(body.as_bytes().to_vec()) })
+}
+
+fn transaction(held: &mut Held, behaviour: Behaviour) -> AttemptResult {
+    assert!(!held.compensated, "a transaction reached a participant that had compensated it");
+    if let Some(result) = without_participant(behaviour) {
+        return result;
+    }
+    let done_before = held.applied;
+    let applies = [Behaviour::Do, Behaviour::DoWithoutId, Behaviour::DoSilently, Behaviour::DoButTimeOut];
+    held.applied |= applies.contains(&behaviour);
+    match behaviour {
+        Behaviour::DoWithoutId => answer(201, "{}"),
+        Behaviour::DoSilently => AttemptResult::NoAnswer,
+        Behaviour::DoButTimeOut => answer(504, "upstream request timeout"),
+        Behaviour::Refuse if !done_before => answer(422, "{}"),
+        Behaviour::Conflict if !done_before => answer(409, "{}"),
+        _ => answer(201, r#"{"id": "b/1"}"#),
+    }
+}
+
+fn compensation(held: &mut Held, behaviour: Behaviour) -> AttemptResult {
+    if let Some(result) = without_participant(behaviour) {
+        return result;
+    }
+    let nothing_there = !held.applied || held.compensated;
+    match behaviour {
+        // A participant that has nothing to undo may say so.
+        Behaviour::DoWithoutId if nothing_there => return answer(404, "{}"),
+        Behaviour::Refuse | Behaviour::Conflict => return answer(422, "{}"),
+        _ => held.compensated = true,
+    }
+    match behaviour {
+        Behaviour::DoSilently => AttemptResult::NoAnswer,
+        Behaviour::DoButTimeOut => answer(504, "upstream request timeout"),
+        _ => answer(204, ""),
+    }
+}
+
+fn without_participant(behaviour: Behaviour) -> Option<AttemptResult> {
+    Some(match behaviour {
+        Behaviour::Lose => AttemptResult::NoAnswer,
+        Behaviour::Fail => answer(500, "oops"),
+        Behaviour::TooMany => answer(429, ""),
+        Behaviour::Unavailable => {
+            let headers = vec![("retry-after".to_owned(), b"2".to_vec())];
+            AttemptResult::Answered(ParticipantResponse { code: 503, headers, body: None })
+        }
+        Behaviour::NoEndpoint => AttemptResult::NotSent(DispatchRefusal::Unavailable),
+        Behaviour::NoCluster => AttemptResult::NotSent(DispatchRefusal::UnknownCluster),
+        _ => return None,
+    })
+}
