@@ -1,0 +1,81 @@
+//! What the coordinator needs of Envoy.
+
+use std::collections::HashMap;
+use std::time::Duration;
+
+use proxy_wasm::hostcalls;
+use proxy_wasm::types::{MetricType, Status};
+
+use super::clock::Clock;
+use crate::coordinator::{Client, Counter, Host, Token};
+use crate::saga::{DispatchRefusal, Millis, OutgoingCall, Reply};
+
+#[derive(Debug)]
+pub(super) struct EnvoyHost {
+    root: u32,
+    clock: Clock,
+    metrics: HashMap<Counter, u32>,
+}
+
+impl EnvoyHost {
+    /// Takes the id of the root context that makes the callouts.
+    pub(super) fn new(root: u32) -> EnvoyHost {
+        let define = |counter: Counter| {
+            hostcalls::define_metric(MetricType::Counter, counter.name()).ok().map(|id| (counter, id))
+        };
+        EnvoyHost { root, clock: Clock::start(), metrics: Counter::ALL.into_iter().filter_map(define).collect() }
+    }
+}
+
+impl Host for EnvoyHost {
+    fn now(&self) -> Millis {
+        self.clock.now()
+    }
+
+    fn random(&mut self) -> [u8; 10] {
+        let mut bytes = [0; 10];
+        if let Err(error) = getrandom::fill(&mut bytes) {
+            // WASI's `random_get` is Envoy's own and does not fail. Were it to, ids would repeat within a millisecond.
+            log::error!("no random numbers from the host: {error}");
+        }
+        bytes
+    }
+
+    fn dispatch(&mut self, call: &OutgoingCall) -> Result<Token, DispatchRefusal> {
+        let headers = call.headers.iter().map(|(name, value)| (name.as_str(), value.as_str())).collect();
+        let body = call.body.as_ref().map(String::as_bytes);
+        let timeout = Duration::from_millis(u64::from(call.timeout_ms));
+        hostcalls::dispatch_http_call(&call.cluster, headers, body, Vec::new(), timeout).map_err(|status| match status {
+            // Envoy says so of a cluster that it does not know; one without endpoints is an internal failure to it.
+            Status::BadArgument => DispatchRefusal::UnknownCluster,
+            _ => DispatchRefusal::Unavailable,
+        })
+    }
+
+    fn reply(&mut self, client: Client, reply: &Reply) {
+        // With the root effective Envoy would say Ok and answer nobody. The error says that the stream has gone.
+        if hostcalls::set_effective_context(client).is_ok() {
+            send(reply);
+            if hostcalls::set_effective_context(self.root).is_err() {
+                log::error!("the root context {} has gone", self.root);
+            }
+        }
+    }
+
+    fn count(&mut self, counter: Counter) {
+        if let Some(metric) = self.metrics.get(&counter)
+            && let Err(status) = hostcalls::increment_metric(*metric, 1)
+        {
+            log::warn!("{} was not counted: {status:?}", counter.name());
+        }
+    }
+}
+
+/// Answers the stream that is effective.
+pub(super) fn send(reply: &Reply) {
+    let headers = reply.headers.iter().map(|(name, value)| (name.as_str(), value.as_str())).collect();
+    let body = reply.body.as_ref().map(String::as_bytes);
+    if let Err(status) = hostcalls::send_http_response(u32::from(reply.status), headers, body) {
+        log::warn!("an answer of {} was not sent: {status:?}", reply.status);
+    }
+}

@@ -1,0 +1,50 @@
+//! What streams leave for their root: one VM runs in one thread, so this is a plain queue.
+
+use std::cell::{Cell, RefCell};
+
+use proxy_wasm::hostcalls;
+
+use crate::coordinator::{Client, MatchedRequest};
+
+/// A message of a stream.
+#[derive(Debug)]
+pub(super) enum Message {
+    /// A whole request that begins a saga.
+    Begin(MatchedRequest),
+    /// The stream has ended, answered or not.
+    Gone(Client),
+}
+
+/// Messages that the root has not taken yet.
+#[derive(Debug, Default)]
+pub(super) struct Inbox {
+    messages: RefCell<Vec<Message>>,
+    /// The shared queue that wakes the root: an item in it makes Envoy call the VM that registered it, from the same
+    /// event loop.
+    queue: Cell<Option<u32>>,
+}
+
+impl Inbox {
+    pub(super) fn wake_by(&self, queue: u32) {
+        self.queue.set(Some(queue));
+    }
+
+    /// Leaves a message that can wait until the root runs anyway.
+    pub(super) fn leave(&self, message: Message) {
+        self.messages.borrow_mut().push(message);
+    }
+
+    /// Leaves a message and wakes the root. False where it cannot be woken; the message is not left then.
+    pub(super) fn leave_and_wake(&self, message: Message) -> bool {
+        self.leave(message);
+        let woken = self.queue.get().is_some_and(|queue| hostcalls::enqueue_shared_queue(queue, None).is_ok());
+        if !woken {
+            self.messages.borrow_mut().pop();
+        }
+        woken
+    }
+
+    pub(super) fn take(&self) -> Vec<Message> {
+        self.messages.take()
+    }
+}

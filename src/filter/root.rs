@@ -1,0 +1,219 @@
+//! The root context: one for each configuration and worker. It owns the sagas.
+
+use std::rc::Rc;
+use std::time::Duration;
+
+use proxy_wasm::hostcalls;
+use proxy_wasm::traits::{Context, HttpContext, RootContext};
+use proxy_wasm::types::{BufferType, ContextType, MapType};
+
+use super::gate::Gate;
+use super::host::EnvoyHost;
+use super::inbox::{Inbox, Message};
+use super::stream::{Intake, Stream};
+use crate::config::{self, Configuration, Role};
+use crate::coordinator::{Coordinator, Host};
+use crate::facts::ParticipantResponse;
+use crate::journal::VolatileJournal;
+use crate::matcher::MatcherTable;
+use crate::saga::{AttemptResult, Millis};
+
+pub(super) struct Root {
+    id: u32,
+    serving: Option<Serving>,
+    /// Envoy wants this root to end; it does when its last saga has.
+    ending: bool,
+}
+
+enum Serving {
+    Gate,
+    Coordinator(Box<Worker>),
+}
+
+struct Worker {
+    intake: Rc<Intake>,
+    inbox: Rc<Inbox>,
+    host: EnvoyHost,
+    coordinator: Coordinator<VolatileJournal>,
+    max_body: usize,
+    /// When the tick that is set will come.
+    tick_at: Option<Millis>,
+}
+
+impl Root {
+    pub(super) fn new(id: u32) -> Root {
+        Root { id, serving: None, ending: false }
+    }
+
+    fn with_worker(&mut self, act: impl FnOnce(&mut Worker)) {
+        let Some(Serving::Coordinator(worker)) = &mut self.serving else { return };
+        worker.take_messages();
+        act(worker);
+        worker.set_tick();
+        if self.ending && worker.coordinator.open() == 0 {
+            self.ending = false;
+            if let Err(status) = hostcalls::done() {
+                log::warn!("the old configuration was not let go: {status:?}");
+            }
+        }
+    }
+}
+
+impl Context for Root {
+    fn on_http_call_response(&mut self, token: u32, num_headers: usize, body_size: usize, _num_trailers: usize) {
+        self.with_worker(|worker| {
+            let result = worker.callout_result(num_headers, body_size);
+            worker.coordinator.ended(&mut worker.host, token, result);
+        });
+    }
+
+    /// The listener of this configuration has drained. Answering false keeps this root, its timers and its callouts
+    /// until it says that it is done.
+    fn on_done(&mut self) -> bool {
+        let Some(Serving::Coordinator(worker)) = &mut self.serving else { return true };
+        worker.take_messages();
+        worker.set_tick();
+        self.ending = worker.coordinator.open() > 0;
+        !self.ending
+    }
+}
+
+impl RootContext for Root {
+    fn on_configure(&mut self, _size: usize) -> bool {
+        let bytes = match hostcalls::get_buffer(BufferType::PluginConfiguration, 0, usize::MAX) {
+            Ok(bytes) => bytes.unwrap_or_default(),
+            Err(status) => {
+                log::error!("the configuration cannot be read: {status:?}");
+                return false;
+            }
+        };
+        match config::load(&bytes) {
+            Ok(configuration) => {
+                self.serving = Some(Serving::new(self.id, configuration));
+                true
+            }
+            Err(errors) => {
+                for error in errors.iter() {
+                    log::error!("configuration: {error}");
+                }
+                false
+            }
+        }
+    }
+
+    fn on_queue_ready(&mut self, queue: u32) {
+        // One wake-up can stand for many messages, and the queue holds an item for each.
+        while matches!(hostcalls::dequeue_shared_queue(queue), Ok(Some(_))) {}
+        self.with_worker(|_| {});
+    }
+
+    fn on_tick(&mut self) {
+        self.with_worker(|worker| {
+            worker.tick_at = None;
+            worker.coordinator.due(&mut worker.host);
+        });
+    }
+
+    fn create_http_context(&self, id: u32) -> Option<Box<dyn HttpContext>> {
+        match &self.serving {
+            Some(Serving::Coordinator(worker)) => {
+                Some(Box::new(Stream::new(id, Rc::clone(&worker.intake), Rc::clone(&worker.inbox))))
+            }
+            // Without a configuration Envoy does not serve at all.
+            Some(Serving::Gate) | None => Some(Box::new(Gate)),
+        }
+    }
+
+    fn get_type(&self) -> Option<ContextType> {
+        Some(ContextType::HttpContext)
+    }
+}
+
+impl Serving {
+    fn new(root: u32, configuration: Configuration) -> Serving {
+        for warning in &configuration.warnings {
+            log::warn!("configuration: {warning}");
+        }
+        let Role::Coordinator { gate } = configuration.role else { return Serving::Gate };
+        let max_body = configuration.limits.max_body;
+        let intake = Intake {
+            table: MatcherTable::new(&configuration.definitions),
+            definitions: configuration.definitions,
+            gate,
+            max_body,
+        };
+        let mut host = EnvoyHost::new(root);
+        let inbox = Rc::new(Inbox::default());
+        match hostcalls::register_shared_queue(&queue_name(root, host.random())) {
+            Ok(queue) => inbox.wake_by(queue),
+            Err(status) => log::error!("no queue to wake the root by: {status:?}"),
+        }
+        let coordinator = Coordinator::new(VolatileJournal, configuration.limits, configuration.forward_headers);
+        let intake = Rc::new(intake);
+        Serving::Coordinator(Box::new(Worker { intake, inbox, host, coordinator, max_body, tick_at: None }))
+    }
+}
+
+/// A queue belongs to the VM that registered its name last, so each root of each VM has a name of its own.
+fn queue_name(root: u32, random: [u8; 10]) -> String {
+    let random: String = random.iter().map(|byte| format!("{byte:02x}")).collect();
+    format!("sagabox.wake.{root}.{random}")
+}
+
+impl Worker {
+    fn take_messages(&mut self) {
+        for message in self.inbox.take() {
+            match message {
+                Message::Begin(matched) => self.coordinator.begin(&mut self.host, matched),
+                Message::Gone(client) => self.coordinator.client_gone(client),
+            }
+        }
+    }
+
+    /// The answer that Envoy holds for the callout that has just ended.
+    fn callout_result(&self, num_headers: usize, body_size: usize) -> AttemptResult {
+        // A response that was cut short, or is larger than Envoy keeps, has no headers, and asking for them then makes
+        // the SDK panic.
+        if num_headers == 0 {
+            return AttemptResult::NoAnswer;
+        }
+        let Ok(mut headers) = hostcalls::get_map_bytes(MapType::HttpCallResponseHeaders) else {
+            return AttemptResult::NoAnswer;
+        };
+        let code = headers.iter().find(|(name, _)| name == ":status");
+        let code = code.and_then(|(_, value)| std::str::from_utf8(value).ok()).and_then(|code| code.parse().ok());
+        let Some(code) = code else { return AttemptResult::NoAnswer };
+        headers.retain(|(name, _)| !name.starts_with(':'));
+        let body = if body_size > self.max_body {
+            None
+        } else if body_size == 0 {
+            Some(Vec::new())
+        } else {
+            hostcalls::get_buffer(BufferType::HttpCallResponseBody, 0, body_size).ok().flatten()
+        };
+        AttemptResult::Answered(ParticipantResponse { code, headers, body })
+    }
+
+    /// Setting the tick starts its countdown anew, so it is set only where the next due time has become earlier.
+    fn set_tick(&mut self) {
+        let Some(due) = self.coordinator.next_due() else {
+            if self.tick_at.take().is_some() {
+                set_tick_period(Duration::ZERO);
+            }
+            return;
+        };
+        if self.tick_at.is_none_or(|tick_at| due < tick_at) {
+            let now = self.host.now();
+            let wait = due.saturating_sub(now).max(1);
+            self.tick_at = Some(now.saturating_add(wait));
+            set_tick_period(Duration::from_millis(wait));
+        }
+    }
+}
+
+/// Zero: no ticks.
+fn set_tick_period(period: Duration) {
+    if let Err(status) = hostcalls::set_tick_period(period) {
+        log::error!("the tick was not set: {status:?}");
+    }
+}
