@@ -7,6 +7,7 @@
 //! | [`loopback`] | the one HTTP client; refuses every target that is not on loopback |
 //! | [`check`] | reads a configuration out of JSON or YAML and prints all of its errors |
 //! | [`draw`] | draws the sagas of a configuration: Mermaid and text |
+//! | [`trip`] | the shipped trip, up and running |
 //! | [`demo`] | `make demo` and `make run` |
 
 pub mod check;
@@ -15,3 +16,4 @@ pub mod draw;
 pub mod envoy;
 pub mod loopback;
 pub mod participant;
+pub mod trip;
