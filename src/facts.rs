@@ -1,1 +1,122 @@
-//! (being written)
+//! What expressions can read of requests and responses, as JSON. Any bytes will do: nothing here fails.
+
+use std::borrow::Cow;
+
+use percent_encoding::percent_decode_str;
+use serde_json::{Map, Value as Json, json};
+
+/// A client's request, as it came.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct ClientRequest {
+    /// As received.
+    pub method: String,
+    /// With the query.
+    pub path: String,
+    /// `:authority`.
+    pub host: String,
+    /// In the order received, without pseudo-headers.
+    pub headers: Vec<(String, Vec<u8>)>,
+    /// Empty if there is none.
+    pub body: Vec<u8>,
+}
+
+/// A participant's answer, as it came.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct ParticipantResponse {
+    /// The HTTP status.
+    pub code: u16,
+    /// In the order received, without pseudo-headers.
+    pub headers: Vec<(String, Vec<u8>)>,
+    /// None: it was too large and was not kept.
+    pub body: Option<Vec<u8>>,
+}
+
+/// `request` of expressions: `method`, `path`, `url_path`, `query`, `query_params`, `host`, `headers`, `params`,
+/// `body`.
+///
+/// `params` are the values of a path template, already percent-decoded; the first of a repeated name counts. So it
+/// does in the query, where `+` is a space, as forms send it. HTTP/2 has `:authority` in place of a `host` header:
+/// `headers.host` is there all the same.
+pub fn request(request: &ClientRequest, params: &[(String, String)]) -> Json {
+    let (url_path, query) = request.path.split_once('?').unwrap_or((&request.path, ""));
+    let query_params = query
+        .split('&')
+        .filter(|pair| !pair.is_empty())
+        .map(|pair| {
+            let (name, value) = pair.split_once('=').unwrap_or((pair, ""));
+            (decoded(name), decoded(value))
+        });
+    let mut headers = headers(&request.headers);
+    if !request.host.is_empty() {
+        headers
+            .entry("host")
+            .or_insert_with(|| Json::from(request.host.as_str()));
+    }
+    json!({
+        "method": request.method,
+        "path": request.path,
+        "url_path": url_path,
+        "query": query,
+        "query_params": first_of_each(query_params),
+        "host": request.host,
+        "headers": headers,
+        "params": first_of_each(params.iter().cloned()),
+        "body": body(&request.body),
+    })
+}
+
+/// `response` of expressions: `code`, `headers`, and `body` if it was kept.
+pub fn response(response: &ParticipantResponse) -> Json {
+    let mut fields = Map::new();
+    fields.insert("code".to_owned(), Json::from(response.code));
+    fields.insert(
+        "headers".to_owned(),
+        Json::Object(headers(&response.headers)),
+    );
+    if let Some(bytes) = &response.body {
+        fields.insert("body".to_owned(), body(bytes));
+    }
+    Json::Object(fields)
+}
+
+/// By lower-case name; lines of one name are joined with `,` (RFC 9110, 5.3).
+fn headers(lines: &[(String, Vec<u8>)]) -> Map<String, Json> {
+    let mut headers = Map::new();
+    for (name, value) in lines {
+        let value = String::from_utf8_lossy(value);
+        match headers
+            .entry(name.to_ascii_lowercase())
+            .or_insert(Json::Null)
+        {
+            Json::String(joined) => {
+                joined.push(',');
+                joined.push_str(&value);
+            }
+            first => *first = Json::String(value.into_owned()),
+        }
+    }
+    headers
+}
+
+/// JSON where it parses, else text; an empty body is an empty text.
+fn body(bytes: &[u8]) -> Json {
+    serde_json::from_slice(bytes)
+        .unwrap_or_else(|_| Json::String(String::from_utf8_lossy(bytes).into_owned()))
+}
+
+fn first_of_each(pairs: impl Iterator<Item = (String, String)>) -> Map<String, Json> {
+    let mut first = Map::new();
+    for (name, value) in pairs {
+        first.entry(name).or_insert(Json::String(value));
+    }
+    first
+}
+
+fn decoded(text: &str) -> String {
+    let spaced = text.replace('+', " ");
+    let decoded: Cow<'_, str> = percent_decode_str(&spaced).decode_utf8_lossy();
+    decoded.into_owned()
+}
+
+#[cfg(test)]
+mod tests;
