@@ -1,1 +1,217 @@
-//! (being written)
+//! Which requests begin a saga.
+
+use std::fmt;
+
+use percent_encoding::percent_decode_str;
+
+mod table;
+
+pub use table::MatcherTable;
+
+/// What matchers look at of a request.
+pub struct RequestHead<'a> {
+    /// `:method`.
+    pub method: &'a str,
+    /// `:path`, with its query.
+    pub path: &'a str,
+    /// `:authority`, with its port if it has one.
+    pub host: &'a str,
+    /// Gives a header by its lower-case name. Only called when a matcher needs the header.
+    pub header: &'a dyn Fn(&str) -> Option<String>,
+}
+
+/// What a request must be like to begin a saga. All of it must hold.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Matcher {
+    method: Option<String>,
+    path: PathPattern,
+    host: Option<String>,
+    headers: Vec<HeaderPattern>,
+}
+
+/// What a path, without its query, must be like.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum PathPattern {
+    /// This path.
+    Exact(String),
+    /// Its first segments. Ends with `/` only where it is `/`, which every path begins with.
+    Prefix(String),
+    /// All of its segments.
+    Template(Vec<Segment>),
+}
+
+/// One segment of a path template.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Segment {
+    /// This text.
+    Literal(String),
+    /// Any text that is not empty; it becomes the parameter of this name.
+    Parameter(String),
+}
+
+/// What must hold of one request header.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct HeaderPattern {
+    /// Lower-case.
+    pub name: String,
+    /// What must hold of its value.
+    pub test: HeaderTest,
+}
+
+/// What must hold of a header's value.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum HeaderTest {
+    /// It is this.
+    Exact(String),
+    /// It begins with this.
+    Prefix(String),
+    /// The header is there (true), or it is not (false).
+    Present(bool),
+}
+
+impl Matcher {
+    /// A matcher of requests with this method and host (none: any), this path and these headers.
+    pub fn new(
+        method: Option<String>,
+        path: PathPattern,
+        host: Option<String>,
+        headers: Vec<HeaderPattern>,
+    ) -> Self {
+        let host = host.map(|host| without_port(&host).to_ascii_lowercase());
+        Self {
+            method,
+            path,
+            host,
+            headers,
+        }
+    }
+
+    /// What the path must be like.
+    pub fn path(&self) -> &PathPattern {
+        &self.path
+    }
+
+    /// The parameters of the path, percent-decoded and in its order, if the request begins this saga.
+    ///
+    /// `CONNECT` and upgrades never do: they have no end, and a saga begins at the end of a request.
+    pub fn matches(&self, request: &RequestHead) -> Option<Vec<(String, String)>> {
+        let method_holds = self
+            .method
+            .as_ref()
+            .is_none_or(|method| method == request.method);
+        let host_holds = self
+            .host
+            .as_ref()
+            .is_none_or(|host| without_port(request.host).eq_ignore_ascii_case(host));
+        if !method_holds || !host_holds || request.method == "CONNECT" {
+            return None;
+        }
+        let parameters = self.path.parameters(without_query(request.path))?;
+        let headers_hold = self.headers.iter().all(|header| header.holds(request));
+        (headers_hold && !is_upgrade(request)).then_some(parameters)
+    }
+}
+
+impl PathPattern {
+    fn parameters(&self, path: &str) -> Option<Vec<(String, String)>> {
+        match self {
+            Self::Exact(exact) => (path == exact).then(Vec::new),
+            Self::Prefix(prefix) => {
+                let rest = path.strip_prefix(prefix.as_str())?;
+                (prefix == "/" || rest.is_empty() || rest.starts_with('/')).then(Vec::new)
+            }
+            Self::Template(segments) => {
+                let mut parts = path.strip_prefix('/')?.split('/');
+                let mut parameters = Vec::new();
+                for segment in segments {
+                    let part = parts.next()?;
+                    match segment {
+                        Segment::Literal(text) if text == part => {}
+                        Segment::Parameter(name) if !part.is_empty() => {
+                            parameters.push((
+                                name.clone(),
+                                percent_decode_str(part).decode_utf8_lossy().into_owned(),
+                            ));
+                        }
+                        _ => return None,
+                    }
+                }
+                parts.next().is_none().then_some(parameters)
+            }
+        }
+    }
+}
+
+impl HeaderPattern {
+    fn holds(&self, request: &RequestHead) -> bool {
+        let value = (request.header)(&self.name);
+        match (&self.test, value) {
+            (HeaderTest::Exact(text), Some(value)) => value == *text,
+            (HeaderTest::Prefix(text), Some(value)) => value.starts_with(text.as_str()),
+            (HeaderTest::Present(present), value) => *present == value.is_some(),
+            (_, None) => false,
+        }
+    }
+}
+
+/// An upgrade as Envoy tells it: `upgrade` is there and `connection` names it.
+fn is_upgrade(request: &RequestHead) -> bool {
+    let named = |value: String| {
+        value
+            .split(',')
+            .any(|token| token.trim().eq_ignore_ascii_case("upgrade"))
+    };
+    (request.header)("upgrade").is_some_and(|value| !value.is_empty())
+        && (request.header)("connection").is_some_and(named)
+}
+
+/// The path up to its query.
+fn without_query(path: &str) -> &str {
+    path.find(['?', '#'])
+        .and_then(|end| path.get(..end))
+        .unwrap_or(path)
+}
+
+/// A host without its port; an IPv6 address keeps its brackets.
+pub(crate) fn without_port(host: &str) -> &str {
+    let name_end = match host.find(']') {
+        Some(bracket) => bracket.saturating_add(1),
+        None => host.find(':').unwrap_or(host.len()),
+    };
+    host.get(..name_end).unwrap_or(host)
+}
+
+impl fmt::Display for Matcher {
+    /// Method and path, such as `POST /trips/{id}`, then what else must hold.
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{} {}", self.method.as_deref().unwrap_or("*"), self.path)?;
+        if let Some(host) = &self.host {
+            write!(f, ", host {host}")?;
+        }
+        for HeaderPattern { name, test } in &self.headers {
+            match test {
+                HeaderTest::Exact(text) => write!(f, ", {name}: {text}")?,
+                HeaderTest::Prefix(text) => write!(f, ", {name}: {text}...")?,
+                HeaderTest::Present(true) => write!(f, ", with {name}")?,
+                HeaderTest::Present(false) => write!(f, ", without {name}")?,
+            }
+        }
+        Ok(())
+    }
+}
+
+impl fmt::Display for PathPattern {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Exact(path) => f.write_str(path),
+            Self::Prefix(prefix) => write!(f, "{}/**", prefix.trim_end_matches('/')),
+            Self::Template(segments) => segments.iter().try_for_each(|segment| match segment {
+                Segment::Literal(text) => write!(f, "/{text}"),
+                Segment::Parameter(name) => write!(f, "/{{{name}}}"),
+            }),
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests;

@@ -1,0 +1,264 @@
+//! Calls to participants: where they go, what they send, how they are retried, how their answers are judged.
+
+use std::time::Duration;
+
+use serde_json::Value;
+
+use super::error::{Errors, show};
+use super::located::{At, Located, optional, required, unless_faulty};
+use super::names::{self, fault_of_call_header, fault_of_method};
+use super::raw::{RawCall, RawRetry};
+use super::scalar::{Period, show_duration};
+use super::target::{Target, authority, target};
+use crate::definition::{Call, Retry};
+use crate::template::{BodyTemplate, Expression, Place, Reads, Scope, Template};
+
+const DEFAULT_PER_TRY_TIMEOUT: Duration = Duration::from_secs(5);
+const DEFAULT_MAX_ATTEMPTS: u32 = 3;
+const DEFAULT_BASE_INTERVAL: Duration = Duration::from_millis(50);
+const DEFAULT_MAX_INTERVAL: Duration = Duration::from_secs(5);
+
+/// What a compensation takes over from its transaction where it says nothing itself. What could not be read is none.
+#[derive(Debug, Default)]
+pub(super) struct Inherited {
+    target: Option<Target>,
+    per_try_timeout: Option<Duration>,
+}
+
+/// Which call of a step is read.
+pub(super) enum Part<'a> {
+    Transaction,
+    Compensation(&'a Inherited),
+}
+
+/// Reads a call; gives the call, and what a compensation may take over from it.
+pub(super) fn call(
+    raw: At<RawCall>,
+    part: &Part,
+    scope: &Scope,
+    errors: &mut Errors,
+    warnings: &mut Vec<String>,
+) -> (Option<Call>, Inherited) {
+    let At { path: here, value } = raw;
+    let RawCall {
+        cluster,
+        destination,
+        authority: given_authority,
+        method,
+        path,
+        headers,
+        body: given_body,
+        per_try_timeout,
+        retry,
+        success,
+        rejected,
+    } = value;
+    let inherited = match part {
+        Part::Transaction => None,
+        Part::Compensation(inherited) => Some(inherited.target.as_ref()),
+    };
+    let target = target(
+        cluster,
+        destination,
+        given_authority,
+        inherited,
+        &here,
+        errors,
+        warnings,
+    );
+    let authority = target
+        .as_ref()
+        .and_then(|target| authority(target, scope, errors));
+    let method = method_of(method, &here, errors);
+    let path = path_of(path, &here, scope, errors);
+    let headers = names::headers(headers, fault_of_call_header, scope, errors);
+    let body = unless_faulty(given_body, errors, |given, errors| {
+        body(&given, scope, errors)
+    });
+    let per_try_timeout = match (per_try_timeout, part) {
+        (None, Part::Transaction) => Some(DEFAULT_PER_TRY_TIMEOUT),
+        (None, Part::Compensation(inherited)) => inherited.per_try_timeout,
+        (Some(given), _) => given.open(errors).map(|given| given.value.0),
+    };
+    let retry = retry_of(retry, part, errors);
+    let success = unless_faulty(success, errors, |source, errors| predicate(&source, errors));
+    let rejected = unless_faulty(rejected, errors, |source, errors| {
+        predicate(&source, errors)
+    });
+    let cluster = target.as_ref().map(|target| target.cluster.clone());
+    let call = (|| {
+        Some(Call {
+            cluster: cluster?,
+            authority: authority?,
+            method: method?,
+            path: path?,
+            headers: headers?,
+            body: body?,
+            per_try_timeout: per_try_timeout?,
+            retry: retry?,
+            success: success?,
+            rejected: rejected?,
+        })
+    })();
+    (
+        call,
+        Inherited {
+            target,
+            per_try_timeout,
+        },
+    )
+}
+
+fn method_of(method: Option<Located<String>>, here: &str, errors: &mut Errors) -> Option<String> {
+    let expected = "an HTTP method, in upper case";
+    let method = required(method, here, "method", expected, errors)?;
+    if let Some(expected) = fault_of_method(&method.value) {
+        errors.add(&method.path, &method.value, expected);
+    }
+    Some(method.value)
+}
+
+fn path_of(
+    path: Option<Located<String>>,
+    here: &str,
+    scope: &Scope,
+    errors: &mut Errors,
+) -> Option<Template> {
+    let path = required(path, here, "path", "a path", errors)?;
+    if !path.value.starts_with('/') {
+        errors.add(&path.path, &path.value, "a path that begins with /");
+    }
+    names::template(&path, Place::Path, scope, errors)
+}
+
+/// Compiles the body of a call or reply, or records all that is wrong with it.
+pub(super) fn body(source: &At<Value>, scope: &Scope, errors: &mut Errors) -> Option<BodyTemplate> {
+    let faults = match BodyTemplate::compile(&source.value, scope) {
+        Ok(body) => return Some(body),
+        Err(faults) => faults,
+    };
+    for fault in faults {
+        let path = format!("{}{}", source.path, fault.path);
+        let expected = format!("a valid template ({})", fault.error);
+        errors.push(&path, show(inside(&source.value, &fault.path)), expected);
+    }
+    None
+}
+
+/// The value at a path such as `.guest` or `[0].x`; the whole where there is none.
+fn inside<'a>(body: &'a Value, path: &str) -> &'a Value {
+    let pointer = path.replace('[', "/").replace(']', "").replace('.', "/");
+    body.pointer(&pointer).unwrap_or(body)
+}
+
+fn predicate(source: &At<String>, errors: &mut Errors) -> Option<Expression> {
+    expression(source, &Scope::predicate(), errors)
+}
+
+/// Compiles an expression, or records why it cannot be.
+pub(super) fn expression(
+    source: &At<String>,
+    scope: &Scope,
+    errors: &mut Errors,
+) -> Option<Expression> {
+    Expression::compile(&source.value, scope)
+        .map_err(|error| {
+            errors.add(
+                &source.path,
+                &source.value,
+                format!("a valid CEL expression ({error})"),
+            )
+        })
+        .ok()
+}
+
+fn retry_of(raw: Option<Located<RawRetry>>, part: &Part, errors: &mut Errors) -> Option<Retry> {
+    let default_max_attempts = match part {
+        Part::Transaction => Some(DEFAULT_MAX_ATTEMPTS),
+        Part::Compensation(_) => None,
+    };
+    let Some(raw) = raw else {
+        let (base_interval, max_interval) = (DEFAULT_BASE_INTERVAL, DEFAULT_MAX_INTERVAL);
+        return Some(Retry {
+            max_attempts: default_max_attempts,
+            base_interval,
+            max_interval,
+        });
+    };
+    let At {
+        path,
+        value:
+            RawRetry {
+                max_attempts,
+                base_interval,
+                max_interval,
+            },
+    } = raw.open(errors)?;
+    let max_attempts = unless_faulty(max_attempts, errors, |At { path, value }, errors| {
+        if default_max_attempts.is_none() {
+            let expected = "no such field here: a compensation is retried until it succeeds";
+            errors.push(&path, value.0.to_string(), expected);
+            return None;
+        }
+        let attempts = u32::try_from(value.0).ok().filter(|attempts| *attempts > 0);
+        if attempts.is_none() {
+            errors.push(
+                &path,
+                value.0.to_string(),
+                "a number of attempts from 1 to 4294967295",
+            );
+        }
+        attempts
+    });
+    let interval = |field: Option<Located<Period>>, default, errors: &mut Errors| match field {
+        None => Some(default),
+        Some(field) => field.open(errors).map(|period| period.value.0),
+    };
+    let base_interval = interval(base_interval, DEFAULT_BASE_INTERVAL, errors);
+    let max_interval = interval(max_interval, DEFAULT_MAX_INTERVAL, errors);
+    let (base_interval, max_interval) = (base_interval?, max_interval?);
+    if base_interval > max_interval {
+        let found = format!(
+            "base_interval {} and max_interval {}",
+            show_duration(base_interval),
+            show_duration(max_interval)
+        );
+        errors.push(
+            &path,
+            found,
+            "a base_interval that is not longer than max_interval",
+        );
+    }
+    Some(Retry {
+        max_attempts: max_attempts?.or(default_max_attempts),
+        base_interval,
+        max_interval,
+    })
+}
+
+/// Adds what a call reads, its predicates included.
+pub(super) fn extend_reads(reads: &mut Reads, call: &Call) {
+    reads.extend(call.authority.reads());
+    reads.extend(call.path.reads());
+    call.headers
+        .iter()
+        .for_each(|(_, value)| reads.extend(value.reads()));
+    call.body
+        .iter()
+        .map(BodyTemplate::reads)
+        .for_each(|body| reads.extend(body));
+    let predicates = [&call.success, &call.rejected];
+    predicates
+        .into_iter()
+        .flatten()
+        .for_each(|predicate| reads.extend(predicate.reads()));
+}
+
+/// Opens a field of a step or saga that has a default.
+pub(super) fn duration_or(
+    field: Option<Located<Period>>,
+    default: Duration,
+    errors: &mut Errors,
+) -> Duration {
+    optional(field, errors).map_or(default, |period| period.value.0)
+}

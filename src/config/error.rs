@@ -1,0 +1,148 @@
+//! What is wrong with a configuration, and where.
+
+use std::fmt;
+
+use serde_json::Value;
+
+/// Longest text of a value that an error repeats, in characters.
+const LONGEST_FOUND: usize = 80;
+
+/// One thing that is wrong with a configuration.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct ConfigurationError {
+    /// Where, such as `sagas[0].steps[2].transaction.path`; empty for the configuration as a whole.
+    pub path: String,
+    /// The value there, as JSON and shortened, or `nothing`.
+    pub found: String,
+    /// What should have been there.
+    pub expected: String,
+}
+
+impl fmt::Display for ConfigurationError {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let path = if self.path.is_empty() {
+            "the configuration"
+        } else {
+            &self.path
+        };
+        write!(
+            f,
+            "{path}: found {}, expected {}",
+            self.found, self.expected
+        )
+    }
+}
+
+/// Everything that is wrong with a configuration, in the order in which it was read; never empty.
+///
+/// Displays as one line for each error.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct ConfigurationErrors(pub Vec<ConfigurationError>);
+
+impl fmt::Display for ConfigurationErrors {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        for (index, error) in self.0.iter().enumerate() {
+            if index > 0 {
+                writeln!(f)?;
+            }
+            write!(f, "{error}")?;
+        }
+        Ok(())
+    }
+}
+
+impl std::error::Error for ConfigurationErrors {}
+
+impl ConfigurationErrors {
+    /// A single error about the configuration as a whole.
+    pub(super) fn whole(found: impl Into<String>, expected: impl Into<String>) -> Self {
+        Self(vec![ConfigurationError {
+            path: String::new(),
+            found: found.into(),
+            expected: expected.into(),
+        }])
+    }
+}
+
+/// Collects errors while the rest of the configuration is still being checked.
+#[derive(Debug, Default)]
+pub(super) struct Errors(pub(super) Vec<ConfigurationError>);
+
+impl Errors {
+    /// Records that the text `found` at `path` is not what was `expected`.
+    pub(super) fn add(&mut self, path: &str, found: &str, expected: impl Into<String>) {
+        self.push(path, shorten(&quote(found)), expected);
+    }
+
+    /// Records an error about something that is no single text: `found` is a description.
+    pub(super) fn push(
+        &mut self,
+        path: &str,
+        found: impl Into<String>,
+        expected: impl Into<String>,
+    ) {
+        self.0.push(ConfigurationError {
+            path: path.to_owned(),
+            found: found.into(),
+            expected: expected.into(),
+        });
+    }
+}
+
+/// The path of the field `key` of the object at `parent`.
+pub(super) fn join(parent: &str, key: &str) -> String {
+    let plain = !key.is_empty()
+        && key
+            .bytes()
+            .all(|byte| byte.is_ascii_alphanumeric() || byte == b'_' || byte == b'-');
+    match (parent.is_empty(), plain) {
+        (true, true) => key.to_owned(),
+        (false, true) => format!("{parent}.{key}"),
+        (_, false) => format!("{parent}[{}]", shorten(&quote(key))),
+    }
+}
+
+/// A value as an error shows it: one line, and not long.
+pub(super) fn show(value: &Value) -> String {
+    shorten(&value.to_string())
+}
+
+/// `text` as a JSON string, which has no control characters that would break the line.
+pub(super) fn quote(text: &str) -> String {
+    Value::from(text).to_string()
+}
+
+fn shorten(text: &str) -> String {
+    match text.char_indices().nth(LONGEST_FOUND) {
+        Some((end, _)) => format!("{}...", text.get(..end).unwrap_or_default()),
+        None => text.to_owned(),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_long_value_is_shortened_between_characters() {
+        let shown = show(&Value::from("é".repeat(200)));
+        assert_eq!(shown.chars().count(), LONGEST_FOUND + 3);
+        assert!(shown.ends_with("é..."));
+    }
+
+    #[test]
+    fn an_error_is_one_line_whatever_was_found() {
+        let mut errors = Errors::default();
+        errors.add("sagas[0].name", "a\nb", "a name");
+        let line = ConfigurationErrors(errors.0).to_string();
+        assert_eq!(line, r#"sagas[0].name: found "a\nb", expected a name"#);
+    }
+
+    #[test]
+    fn a_key_that_is_no_plain_word_is_quoted_in_a_path() {
+        assert_eq!(join("a.b", "c"), "a.b.c");
+        assert_eq!(join("", "c"), "c");
+        assert_eq!(join("a", "c.d"), r#"a["c.d"]"#);
+        assert_eq!(join("a", ""), r#"a[""]"#);
+    }
+}
