@@ -106,3 +106,13 @@ pub struct Limits {
     /// Bytes of a request's body (past it the client gets 413) and of a participant's answer (past it the body is not kept).
     pub max_body: usize,
 }
+
+impl Default for Limits {
+    fn default() -> Self {
+        Self {
+            max_sagas: 10_000,
+            max_bytes: 64 << 20,
+            max_body: 1 << 20,
+        }
+    }
+}
