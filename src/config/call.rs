@@ -137,10 +137,9 @@ pub(super) fn body(source: &At<Value>, scope: &Scope, errors: &mut Errors) -> Op
         Ok(body) => return Some(body),
         Err(faults) => faults,
     };
-    for fault in faults {
-        let path = format!("{}{}", source.path, fault.path);
-        let expected = format!("a valid template ({})", fault.error);
-        errors.push(&path, show(inside(&source.value, &fault.path)), expected);
+    for (below, error) in faults.errors {
+        let path = format!("{}{below}", source.path);
+        errors.push(&path, show(inside(&source.value, &below)), format!("a valid template ({error})"));
     }
     None
 }

@@ -93,7 +93,7 @@ impl RootContext for Root {
                 true
             }
             Err(errors) => {
-                for error in errors.iter() {
+                for error in &errors.0 {
                     log::error!("configuration: {error}");
                 }
                 false

@@ -16,6 +16,13 @@ fn one(step: Json) -> Arc<Definition> {
     load(json!({"steps": [step]}))
 }
 
+/// Lets time pass until a call is under way.
+fn until_sent(world: &mut World) {
+    while world.in_flight.is_empty() {
+        assert!(world.wait_until_due(), "nothing is due");
+    }
+}
+
 /// Ends the attempt of that step.
 fn end(world: &mut World, step: &str, behaviour: Behaviour) {
     let index = world.in_flight.iter().position(|call| header(&call.headers, "saga-step") == step);
@@ -267,15 +274,13 @@ fn a_compensation_is_tried_until_it_succeeds_and_a_refusal_marks_the_saga_stuck(
     world.acknowledge();
     for _ in 0..20 {
         end(&mut world, "hotel", Behaviour::Fail);
-        world.wait_until_due();
+        until_sent(&mut world);
     }
     assert!(world.reports.is_empty());
     end(&mut world, "hotel", Behaviour::Refuse);
     assert!(matches!(&world.reports[..], [Report::Stuck { reason }] if reason.contains("`hotel` was refused")));
     let before = world.now;
-    while world.in_flight.is_empty() {
-        world.wait_until_due();
-    }
+    until_sent(&mut world);
     assert_eq!(world.now - before, 5_000, "at max_interval, without jitter");
     world.heal();
     world.check_end();
@@ -290,9 +295,7 @@ fn a_saga_that_compensates_for_five_minutes_is_stuck_once() {
     let began = world.now;
     while world.now < began + STUCK_AFTER_MS + 60_000 {
         end(&mut world, "hotel", Behaviour::Fail);
-        while world.in_flight.is_empty() {
-            world.wait_until_due();
-        }
+        until_sent(&mut world);
     }
     assert_eq!(world.reports.len(), 1);
     let reply = world.reply.clone().expect("the client was told at its time");
@@ -314,13 +317,9 @@ fn a_first_404_is_a_refusal_where_the_transaction_is_known_to_have_succeeded() {
     world.acknowledge();
     gone(&mut world);
     assert!(world.saga.stuck().is_some());
-    while world.in_flight.is_empty() {
-        world.wait_until_due();
-    }
+    until_sent(&mut world);
     end(&mut world, "hotel", Behaviour::DoSilently);
-    while world.in_flight.is_empty() {
-        world.wait_until_due();
-    }
+    until_sent(&mut world);
     gone(&mut world);
     world.heal();
     assert_eq!(world.ended, Some(SagaState::Compensated), "after an attempt of unknown outcome it is a success");
