@@ -36,9 +36,12 @@ struct Worker {
     host: EnvoyHost,
     coordinator: Coordinator<VolatileJournal>,
     max_body: usize,
-    /// When the tick that is set will come.
+    /// When the next tick comes; none: ticks are off.
     tick_at: Option<Millis>,
 }
+
+/// After a tick Envoy goes on with the period that was set: a tick will come, but at no time that anything needs.
+const TICKS_ANYHOW: Millis = Millis::MAX;
 
 impl Root {
     pub(super) fn new(id: u32) -> Root {
@@ -109,7 +112,7 @@ impl RootContext for Root {
 
     fn on_tick(&mut self) {
         self.with_worker(|worker| {
-            worker.tick_at = None;
+            worker.tick_at = Some(TICKS_ANYHOW);
             worker.coordinator.due(&mut worker.host);
         });
     }

@@ -53,10 +53,6 @@ impl Stream {
             return None;
         }
         let method = text(":method")?;
-        // An upgraded stream never ends, so it could never begin a saga.
-        if method == "CONNECT" || bytes("upgrade").is_some() {
-            return None;
-        }
         let host = text(":authority").unwrap_or_default();
         let head = RequestHead { method: &method, path: &path, host: &host, header: &header };
         let (index, params) = self.intake.table.find(&head)?;
@@ -169,6 +165,8 @@ fn text(name: &str) -> Option<String> {
 
 /// All lines of a header, joined.
 fn header(name: &str) -> Option<String> {
+    // Reading one line is cheap, and most headers that are asked for are not there.
+    bytes(name)?;
     let all = hostcalls::get_map_bytes(MapType::HttpRequestHeaders).ok()?;
     let lines = all.iter().filter(|(other, _)| other == name);
     let lines: Vec<_> = lines.map(|(_, value)| String::from_utf8_lossy(value)).collect();
