@@ -88,13 +88,8 @@ pub fn from_json(value: &Value) -> Result<Configuration, ConfigurationErrors> {
 
 fn check(value: Value, mut errors: Errors) -> Result<Configuration, ConfigurationErrors> {
     // Reading something located does not fail: it is opened to know.
-    let located = Located::<RawConfiguration>::deserialize_from_value(
-        value.into_value(),
-        ValuePointerRef::Origin,
-    )
-    .ok();
-    let configuration =
-        optional(located, &mut errors).map(|raw| configuration(raw.value, &mut errors));
+    let located = Located::<RawConfiguration>::deserialize_from_value(value.into_value(), ValuePointerRef::Origin).ok();
+    let configuration = optional(located, &mut errors).map(|raw| configuration(raw.value, &mut errors));
     let Errors(mut all) = errors;
     // What a compensation takes over from its transaction is compiled twice, and may fail twice.
     let mut seen = BTreeSet::new();
@@ -106,14 +101,7 @@ fn check(value: Value, mut errors: Errors) -> Result<Configuration, Configuratio
 }
 
 fn configuration(raw: RawConfiguration, errors: &mut Errors) -> Option<Configuration> {
-    let RawConfiguration {
-        version,
-        role,
-        gate,
-        sagas,
-        limits,
-        forward_headers,
-    } = raw;
+    let RawConfiguration { version, role, gate, sagas, limits, forward_headers } = raw;
     let mut warnings = Vec::new();
     if let Some(At { path, value }) = required(version, "", "version", "1", errors)
         && value.0 != 1
@@ -125,11 +113,8 @@ fn configuration(raw: RawConfiguration, errors: &mut Errors) -> Option<Configura
         Some(role) => Some(role.value),
         None => (!role_given).then_some(RawRole::Coordinator),
     };
-    let others = [
-        ("sagas", sagas.is_some()),
-        ("limits", limits.is_some()),
-        ("forward_headers", forward_headers.is_some()),
-    ];
+    let others =
+        [("sagas", sagas.is_some()), ("limits", limits.is_some()), ("forward_headers", forward_headers.is_some())];
     let gate = optional(gate, errors);
     let definitions = saga::definitions(sagas, errors, &mut warnings);
     let limits = limits_of(limits, errors);
@@ -139,60 +124,28 @@ fn configuration(raw: RawConfiguration, errors: &mut Errors) -> Option<Configura
         RawRole::Coordinator => Role::Coordinator { gate: gate_follows },
         RawRole::Gate => {
             if let (Some(gate), true) = (gate, gate_follows) {
-                errors.push(
-                    &gate.path,
-                    "true",
-                    "false, or role coordinator: a gate has no gate of its own",
-                );
+                errors.push(&gate.path, "true", "false, or role coordinator: a gate has no gate of its own");
             }
-            let useless = others
-                .iter()
-                .filter(|(name, given)| *given && (*name != "sagas" || !definitions.is_empty()));
+            let useless = others.iter().filter(|(name, given)| *given && (*name != "sagas" || !definitions.is_empty()));
             for (name, _) in useless {
-                errors.push(
-                    name,
-                    "a value",
-                    "no such field with role gate: it runs no sagas",
-                );
+                errors.push(name, "a value", "no such field with role gate: it runs no sagas");
             }
             Role::Gate
         }
     };
     let definitions = definitions.into_iter().map(Arc::new).collect();
-    Some(Configuration {
-        role,
-        definitions,
-        limits,
-        forward_headers,
-        warnings,
-    })
+    Some(Configuration { role, definitions, limits, forward_headers, warnings })
 }
 
 fn limits_of(raw: Option<Located<RawLimits>>, errors: &mut Errors) -> Limits {
     let mut limits = Limits::default();
-    let Some(At {
-        path: _,
-        value:
-            RawLimits {
-                max_sagas,
-                max_bytes,
-                max_body,
-            },
-    }) = optional(raw, errors)
-    else {
+    let Some(At { path: _, value: RawLimits { max_sagas, max_bytes, max_body } }) = optional(raw, errors) else {
         return limits;
     };
     if let Some(At { path, value }) = optional(max_sagas, errors) {
-        match u32::try_from(value.0)
-            .ok()
-            .and_then(|number| usize::try_from(number).ok())
-        {
+        match u32::try_from(value.0).ok().and_then(|number| usize::try_from(number).ok()) {
             Some(number) if number > 0 => limits.max_sagas = number,
-            _ => errors.push(
-                &path,
-                show(&Value::from(value.0)),
-                "a number from 1 to 4294967295",
-            ),
+            _ => errors.push(&path, show(&Value::from(value.0)), "a number from 1 to 4294967295"),
         }
     }
     if let Some(size) = optional(max_bytes, errors) {
@@ -210,10 +163,7 @@ fn forwarded(
     warnings: &mut Vec<String>,
 ) -> Vec<String> {
     let mut names: Vec<String> = Vec::new();
-    for name in optional(raw, errors)
-        .map(|list| list.value)
-        .unwrap_or_default()
-    {
+    for name in optional(raw, errors).map(|list| list.value).unwrap_or_default() {
         let Some(At { path, value }) = name.open(errors) else {
             continue;
         };
@@ -221,16 +171,10 @@ fn forwarded(
         if let Some(expected) = names::fault_of_forwarded_header(&name) {
             errors.add(&path, &value, expected);
         } else if names.contains(&name) {
-            errors.add(
-                &path,
-                &value,
-                "each header once: names are compared without case",
-            );
+            errors.add(&path, &value, "each header once: names are compared without case");
         } else {
             if name == "authorization" {
-                warnings.push(format!(
-                    "{path}: authorization may have expired when a compensation needs it"
-                ));
+                warnings.push(format!("{path}: authorization may have expired when a compensation needs it"));
             }
             names.push(name);
         }

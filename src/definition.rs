@@ -109,10 +109,6 @@ pub struct Limits {
 
 impl Default for Limits {
     fn default() -> Self {
-        Self {
-            max_sagas: 10_000,
-            max_bytes: 64 << 20,
-            max_body: 1 << 20,
-        }
+        Self { max_sagas: 10_000, max_bytes: 64 << 20, max_body: 1 << 20 }
     }
 }

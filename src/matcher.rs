@@ -71,19 +71,9 @@ pub enum HeaderTest {
 
 impl Matcher {
     /// A matcher of requests with this method and host (none: any), this path and these headers.
-    pub fn new(
-        method: Option<String>,
-        path: PathPattern,
-        host: Option<String>,
-        headers: Vec<HeaderPattern>,
-    ) -> Self {
+    pub fn new(method: Option<String>, path: PathPattern, host: Option<String>, headers: Vec<HeaderPattern>) -> Self {
         let host = host.map(|host| without_port(&host).to_ascii_lowercase());
-        Self {
-            method,
-            path,
-            host,
-            headers,
-        }
+        Self { method, path, host, headers }
     }
 
     /// What the path must be like.
@@ -95,14 +85,8 @@ impl Matcher {
     ///
     /// `CONNECT` and upgrades never do: they have no end, and a saga begins at the end of a request.
     pub fn matches(&self, request: &RequestHead) -> Option<Vec<(String, String)>> {
-        let method_holds = self
-            .method
-            .as_ref()
-            .is_none_or(|method| method == request.method);
-        let host_holds = self
-            .host
-            .as_ref()
-            .is_none_or(|host| without_port(request.host).eq_ignore_ascii_case(host));
+        let method_holds = self.method.as_ref().is_none_or(|method| method == request.method);
+        let host_holds = self.host.as_ref().is_none_or(|host| without_port(request.host).eq_ignore_ascii_case(host));
         if !method_holds || !host_holds || request.method == "CONNECT" {
             return None;
         }
@@ -128,10 +112,7 @@ impl PathPattern {
                     match segment {
                         Segment::Literal(text) if text == part => {}
                         Segment::Parameter(name) if !part.is_empty() => {
-                            parameters.push((
-                                name.clone(),
-                                percent_decode_str(part).decode_utf8_lossy().into_owned(),
-                            ));
+                            parameters.push((name.clone(), percent_decode_str(part).decode_utf8_lossy().into_owned()));
                         }
                         _ => return None,
                     }
@@ -156,20 +137,14 @@ impl HeaderPattern {
 
 /// An upgrade as Envoy tells it: `upgrade` is there and `connection` names it.
 fn is_upgrade(request: &RequestHead) -> bool {
-    let named = |value: String| {
-        value
-            .split(',')
-            .any(|token| token.trim().eq_ignore_ascii_case("upgrade"))
-    };
+    let named = |value: String| value.split(',').any(|token| token.trim().eq_ignore_ascii_case("upgrade"));
     (request.header)("upgrade").is_some_and(|value| !value.is_empty())
         && (request.header)("connection").is_some_and(named)
 }
 
 /// The path up to its query.
 fn without_query(path: &str) -> &str {
-    path.find(['?', '#'])
-        .and_then(|end| path.get(..end))
-        .unwrap_or(path)
+    path.find(['?', '#']).and_then(|end| path.get(..end)).unwrap_or(path)
 }
 
 /// A host without its port; an IPv6 address keeps its brackets.

@@ -57,24 +57,12 @@ pub(super) fn call(
         Part::Transaction => None,
         Part::Compensation(inherited) => Some(inherited.target.as_ref()),
     };
-    let target = target(
-        cluster,
-        destination,
-        given_authority,
-        inherited,
-        &here,
-        errors,
-        warnings,
-    );
-    let authority = target
-        .as_ref()
-        .and_then(|target| authority(target, scope, errors));
+    let target = target(cluster, destination, given_authority, inherited, &here, errors, warnings);
+    let authority = target.as_ref().and_then(|target| authority(target, scope, errors));
     let method = method_of(method, &here, errors);
     let path = path_of(path, &here, scope, errors);
     let headers = names::headers(headers, fault_of_call_header, scope, errors);
-    let body = unless_faulty(given_body, errors, |given, errors| {
-        body(&given, scope, errors)
-    });
+    let body = unless_faulty(given_body, errors, |given, errors| body(&given, scope, errors));
     let per_try_timeout = match (per_try_timeout, part) {
         (None, Part::Transaction) => Some(DEFAULT_PER_TRY_TIMEOUT),
         (None, Part::Compensation(inherited)) => inherited.per_try_timeout,
@@ -82,9 +70,7 @@ pub(super) fn call(
     };
     let retry = retry_of(retry, part, errors);
     let success = unless_faulty(success, errors, |source, errors| predicate(&source, errors));
-    let rejected = unless_faulty(rejected, errors, |source, errors| {
-        predicate(&source, errors)
-    });
+    let rejected = unless_faulty(rejected, errors, |source, errors| predicate(&source, errors));
     let cluster = target.as_ref().map(|target| target.cluster.clone());
     let call = (|| {
         Some(Call {
@@ -100,13 +86,7 @@ pub(super) fn call(
             rejected: rejected?,
         })
     })();
-    (
-        call,
-        Inherited {
-            target,
-            per_try_timeout,
-        },
-    )
+    (call, Inherited { target, per_try_timeout })
 }
 
 fn method_of(method: Option<Located<String>>, here: &str, errors: &mut Errors) -> Option<String> {
@@ -118,12 +98,7 @@ fn method_of(method: Option<Located<String>>, here: &str, errors: &mut Errors) -
     Some(method.value)
 }
 
-fn path_of(
-    path: Option<Located<String>>,
-    here: &str,
-    scope: &Scope,
-    errors: &mut Errors,
-) -> Option<Template> {
+fn path_of(path: Option<Located<String>>, here: &str, scope: &Scope, errors: &mut Errors) -> Option<Template> {
     let path = required(path, here, "path", "a path", errors)?;
     if !path.value.starts_with('/') {
         errors.add(&path.path, &path.value, "a path that begins with /");
@@ -155,19 +130,9 @@ fn predicate(source: &At<String>, errors: &mut Errors) -> Option<Expression> {
 }
 
 /// Compiles an expression, or records why it cannot be.
-pub(super) fn expression(
-    source: &At<String>,
-    scope: &Scope,
-    errors: &mut Errors,
-) -> Option<Expression> {
+pub(super) fn expression(source: &At<String>, scope: &Scope, errors: &mut Errors) -> Option<Expression> {
     Expression::compile(&source.value, scope)
-        .map_err(|error| {
-            errors.add(
-                &source.path,
-                &source.value,
-                format!("a valid CEL expression ({error})"),
-            )
-        })
+        .map_err(|error| errors.add(&source.path, &source.value, format!("a valid CEL expression ({error})")))
         .ok()
 }
 
@@ -178,21 +143,9 @@ fn retry_of(raw: Option<Located<RawRetry>>, part: &Part, errors: &mut Errors) ->
     };
     let Some(raw) = raw else {
         let (base_interval, max_interval) = (DEFAULT_BASE_INTERVAL, DEFAULT_MAX_INTERVAL);
-        return Some(Retry {
-            max_attempts: default_max_attempts,
-            base_interval,
-            max_interval,
-        });
+        return Some(Retry { max_attempts: default_max_attempts, base_interval, max_interval });
     };
-    let At {
-        path,
-        value:
-            RawRetry {
-                max_attempts,
-                base_interval,
-                max_interval,
-            },
-    } = raw.open(errors)?;
+    let At { path, value: RawRetry { max_attempts, base_interval, max_interval } } = raw.open(errors)?;
     let max_attempts = unless_faulty(max_attempts, errors, |At { path, value }, errors| {
         if default_max_attempts.is_none() {
             let expected = "no such field here: a compensation is retried until it succeeds";
@@ -201,11 +154,7 @@ fn retry_of(raw: Option<Located<RawRetry>>, part: &Part, errors: &mut Errors) ->
         }
         let attempts = u32::try_from(value.0).ok().filter(|attempts| *attempts > 0);
         if attempts.is_none() {
-            errors.push(
-                &path,
-                value.0.to_string(),
-                "a number of attempts from 1 to 4294967295",
-            );
+            errors.push(&path, value.0.to_string(), "a number of attempts from 1 to 4294967295");
         }
         attempts
     });
@@ -217,47 +166,24 @@ fn retry_of(raw: Option<Located<RawRetry>>, part: &Part, errors: &mut Errors) ->
     let max_interval = interval(max_interval, DEFAULT_MAX_INTERVAL, errors);
     let (base_interval, max_interval) = (base_interval?, max_interval?);
     if base_interval > max_interval {
-        let found = format!(
-            "base_interval {} and max_interval {}",
-            show_duration(base_interval),
-            show_duration(max_interval)
-        );
-        errors.push(
-            &path,
-            found,
-            "a base_interval that is not longer than max_interval",
-        );
+        let found =
+            format!("base_interval {} and max_interval {}", show_duration(base_interval), show_duration(max_interval));
+        errors.push(&path, found, "a base_interval that is not longer than max_interval");
     }
-    Some(Retry {
-        max_attempts: max_attempts?.or(default_max_attempts),
-        base_interval,
-        max_interval,
-    })
+    Some(Retry { max_attempts: max_attempts?.or(default_max_attempts), base_interval, max_interval })
 }
 
 /// Adds what a call reads, its predicates included.
 pub(super) fn extend_reads(reads: &mut Reads, call: &Call) {
     reads.extend(call.authority.reads());
     reads.extend(call.path.reads());
-    call.headers
-        .iter()
-        .for_each(|(_, value)| reads.extend(value.reads()));
-    call.body
-        .iter()
-        .map(BodyTemplate::reads)
-        .for_each(|body| reads.extend(body));
+    call.headers.iter().for_each(|(_, value)| reads.extend(value.reads()));
+    call.body.iter().map(BodyTemplate::reads).for_each(|body| reads.extend(body));
     let predicates = [&call.success, &call.rejected];
-    predicates
-        .into_iter()
-        .flatten()
-        .for_each(|predicate| reads.extend(predicate.reads()));
+    predicates.into_iter().flatten().for_each(|predicate| reads.extend(predicate.reads()));
 }
 
 /// Opens a field of a step or saga that has a default.
-pub(super) fn duration_or(
-    field: Option<Located<Period>>,
-    default: Duration,
-    errors: &mut Errors,
-) -> Duration {
+pub(super) fn duration_or(field: Option<Located<Period>>, default: Duration, errors: &mut Errors) -> Duration {
     optional(field, errors).map_or(default, |period| period.value.0)
 }

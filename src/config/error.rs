@@ -20,16 +20,8 @@ pub struct ConfigurationError {
 
 impl fmt::Display for ConfigurationError {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let path = if self.path.is_empty() {
-            "the configuration"
-        } else {
-            &self.path
-        };
-        write!(
-            f,
-            "{path}: found {}, expected {}",
-            self.found, self.expected
-        )
+        let path = if self.path.is_empty() { "the configuration" } else { &self.path };
+        write!(f, "{path}: found {}, expected {}", self.found, self.expected)
     }
 }
 
@@ -56,11 +48,7 @@ impl std::error::Error for ConfigurationErrors {}
 impl ConfigurationErrors {
     /// A single error about the configuration as a whole.
     pub(super) fn whole(found: impl Into<String>, expected: impl Into<String>) -> Self {
-        Self(vec![ConfigurationError {
-            path: String::new(),
-            found: found.into(),
-            expected: expected.into(),
-        }])
+        Self(vec![ConfigurationError { path: String::new(), found: found.into(), expected: expected.into() }])
     }
 }
 
@@ -75,26 +63,14 @@ impl Errors {
     }
 
     /// Records an error about something that is no single text: `found` is a description.
-    pub(super) fn push(
-        &mut self,
-        path: &str,
-        found: impl Into<String>,
-        expected: impl Into<String>,
-    ) {
-        self.0.push(ConfigurationError {
-            path: path.to_owned(),
-            found: found.into(),
-            expected: expected.into(),
-        });
+    pub(super) fn push(&mut self, path: &str, found: impl Into<String>, expected: impl Into<String>) {
+        self.0.push(ConfigurationError { path: path.to_owned(), found: found.into(), expected: expected.into() });
     }
 }
 
 /// The path of the field `key` of the object at `parent`.
 pub(super) fn join(parent: &str, key: &str) -> String {
-    let plain = !key.is_empty()
-        && key
-            .bytes()
-            .all(|byte| byte.is_ascii_alphanumeric() || byte == b'_' || byte == b'-');
+    let plain = !key.is_empty() && key.bytes().all(|byte| byte.is_ascii_alphanumeric() || byte == b'_' || byte == b'-');
     match (parent.is_empty(), plain) {
         (true, true) => key.to_owned(),
         (false, true) => format!("{parent}.{key}"),

@@ -6,8 +6,7 @@
 use std::ops::ControlFlow;
 
 use deserr::{
-    DeserializeError, Deserr, ErrorKind, IntoValue, MergeWithError, Sequence, Value, ValueKind,
-    ValuePointerRef,
+    DeserializeError, Deserr, ErrorKind, IntoValue, MergeWithError, Sequence, Value, ValueKind, ValuePointerRef,
 };
 
 use super::error::{ConfigurationError, Errors, join, quote, show};
@@ -22,28 +21,13 @@ pub(super) struct Faults {
 
 impl Faults {
     /// A single fault.
-    pub(super) fn one(
-        location: ValuePointerRef,
-        found: String,
-        expected: impl Into<String>,
-    ) -> Self {
-        let error = ConfigurationError {
-            path: path_of(location),
-            found,
-            expected: expected.into(),
-        };
-        Self {
-            errors: vec![error],
-            unknown_keys: Vec::new(),
-        }
+    pub(super) fn one(location: ValuePointerRef, found: String, expected: impl Into<String>) -> Self {
+        let error = ConfigurationError { path: path_of(location), found, expected: expected.into() };
+        Self { errors: vec![error], unknown_keys: Vec::new() }
     }
 
     /// A value of a kind that cannot be meant.
-    pub(super) fn wrong<V: IntoValue>(
-        location: ValuePointerRef,
-        found: Value<V>,
-        expected: impl Into<String>,
-    ) -> Self {
+    pub(super) fn wrong<V: IntoValue>(location: ValuePointerRef, found: Value<V>, expected: impl Into<String>) -> Self {
         Self::one(location, show(&serde_json::Value::from(found)), expected)
     }
 }
@@ -64,34 +48,22 @@ impl DeserializeError for Faults {
         location: ValuePointerRef,
     ) -> ControlFlow<Self, Self> {
         let fault = match error {
-            ErrorKind::IncorrectValueKind { actual, accepted } => {
-                Self::wrong(location, actual, kinds(accepted))
+            ErrorKind::IncorrectValueKind { actual, accepted } => Self::wrong(location, actual, kinds(accepted)),
+            ErrorKind::MissingField { field } => {
+                Self::one(location.push_key(field), "nothing".to_owned(), "a value: the field is required")
             }
-            ErrorKind::MissingField { field } => Self::one(
-                location.push_key(field),
-                "nothing".to_owned(),
-                "a value: the field is required",
-            ),
             ErrorKind::UnknownKey { key, accepted } => {
                 let expected = format!("one of the fields {}", accepted.join(", "));
-                let mut fault = Self::one(
-                    location.push_key(key),
-                    "an unknown field".to_owned(),
-                    expected,
-                );
+                let mut fault = Self::one(location.push_key(key), "an unknown field".to_owned(), expected);
                 fault.unknown_keys.push(key.to_owned());
                 fault
             }
-            ErrorKind::UnknownValue { value, accepted } => Self::one(
-                location,
-                quote(value),
-                format!("one of {}", accepted.join(", ")),
-            ),
-            ErrorKind::BadSequenceLen { actual, expected } => Self::one(
-                location,
-                format!("{} items", actual.len()),
-                format!("{expected} items"),
-            ),
+            ErrorKind::UnknownValue { value, accepted } => {
+                Self::one(location, quote(value), format!("one of {}", accepted.join(", ")))
+            }
+            ErrorKind::BadSequenceLen { actual, expected } => {
+                Self::one(location, format!("{} items", actual.len()), format!("{expected} items"))
+            }
             ErrorKind::Unexpected { msg } => Self::one(location, "a value".to_owned(), msg),
         };
         Self::merge(before, fault, location)
@@ -174,27 +146,17 @@ pub(super) fn unless_faulty<T, U>(
 ) -> Option<Option<U>> {
     match field {
         None => Some(None),
-        Some(field) => field
-            .open(errors)
-            .and_then(|given| compile(given, errors))
-            .map(Some),
+        Some(field) => field.open(errors).and_then(|given| compile(given, errors)).map(Some),
     }
 }
 
 impl<T: Deserr<Faults>> Deserr<Faults> for Located<T> {
-    fn deserialize_from_value<V: IntoValue>(
-        value: Value<V>,
-        location: ValuePointerRef,
-    ) -> Result<Self, Faults> {
+    fn deserialize_from_value<V: IntoValue>(value: Value<V>, location: ValuePointerRef) -> Result<Self, Faults> {
         let path = path_of(location);
         let mut json = serde_json::Value::from(value);
         let faults = match T::deserialize_from_value(json.clone().into_value(), location) {
             Ok(value) => {
-                return Ok(Self {
-                    path,
-                    value: Some(value),
-                    errors: Vec::new(),
-                });
+                return Ok(Self { path, value: Some(value), errors: Vec::new() });
             }
             Err(faults) => faults,
         };
@@ -204,11 +166,7 @@ impl<T: Deserr<Faults>> Deserr<Faults> for Located<T> {
             object.retain(|key, _| !faults.unknown_keys.contains(key));
             value = T::deserialize_from_value(json.into_value(), location).ok();
         }
-        Ok(Self {
-            path,
-            value,
-            errors: faults.errors,
-        })
+        Ok(Self { path, value, errors: faults.errors })
     }
 }
 

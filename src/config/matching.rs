@@ -18,14 +18,7 @@ const ONE_TEST: &str = "exactly one of exact, prefix and present";
 /// Reads a `match`.
 pub(super) fn matcher(raw: At<RawMatch>, errors: &mut Errors) -> Option<Matcher> {
     let At { path: here, value } = raw;
-    let RawMatch {
-        method,
-        path,
-        path_prefix,
-        path_template,
-        host,
-        headers,
-    } = value;
+    let RawMatch { method, path, path_prefix, path_template, host, headers } = value;
     let method = unless_faulty(method, errors, |method, errors| {
         if let Some(expected) = fault_of_method(&method.value) {
             errors.add(&method.path, &method.value, expected);
@@ -41,23 +34,14 @@ pub(super) fn matcher(raw: At<RawMatch>, errors: &mut Errors) -> Option<Matcher>
         Some(host.value)
     });
     let headers = unless_faulty(headers, errors, |headers, errors| {
-        let patterns = headers.value.into_iter().map(|header| {
-            header
-                .open(errors)
-                .and_then(|header| header_pattern(header, errors))
-        });
-        // All are read before one that is faulty ends it.
-        patterns
-            .collect::<Vec<_>>()
+        let patterns = headers
+            .value
             .into_iter()
-            .collect::<Option<Vec<_>>>()
+            .map(|header| header.open(errors).and_then(|header| header_pattern(header, errors)));
+        // All are read before one that is faulty ends it.
+        patterns.collect::<Vec<_>>().into_iter().collect::<Option<Vec<_>>>()
     });
-    Some(Matcher::new(
-        method?,
-        path?,
-        host?,
-        headers?.unwrap_or_default(),
-    ))
+    Some(Matcher::new(method?, path?, host?, headers?.unwrap_or_default()))
 }
 
 fn path_pattern(
@@ -77,20 +61,16 @@ fn path_pattern(
         [_] => {}
         several => errors.push(here, several.join(" and "), ONE_PATH),
     }
-    let path = optional(path, errors)
-        .and_then(|path| is_path(&path, errors).then_some(PathPattern::Exact(path.value)));
+    let path = optional(path, errors).and_then(|path| is_path(&path, errors).then_some(PathPattern::Exact(path.value)));
     let prefix = optional(prefix, errors).and_then(|prefix| path_prefix_of(prefix, errors));
-    let template =
-        optional(template, errors).and_then(|template| path_template_of(&template, errors));
+    let template = optional(template, errors).and_then(|template| path_template_of(&template, errors));
     path.or(prefix).or(template)
 }
 
 fn is_path(path: &At<String>, errors: &mut Errors) -> bool {
     let text = &path.value;
-    let good = text.starts_with('/')
-        && text
-            .bytes()
-            .all(|byte| byte.is_ascii_graphic() && byte != b'?' && byte != b'#');
+    let good =
+        text.starts_with('/') && text.bytes().all(|byte| byte.is_ascii_graphic() && byte != b'?' && byte != b'#');
     if !good {
         errors.add(&path.path, text, PATH);
     }
@@ -102,11 +82,7 @@ fn path_prefix_of(prefix: At<String>, errors: &mut Errors) -> Option<PathPattern
         return None;
     }
     if prefix.value != "/" && prefix.value.ends_with('/') {
-        errors.add(
-            &prefix.path,
-            &prefix.value,
-            "whole segments, so without / at the end",
-        );
+        errors.add(&prefix.path, &prefix.value, "whole segments, so without / at the end");
         return None;
     }
     Some(PathPattern::Prefix(prefix.value))
@@ -123,10 +99,7 @@ fn path_template_of(template: &At<String>, errors: &mut Errors) -> Option<PathPa
             segments.push(Segment::Literal(segment.to_owned()));
             continue;
         }
-        let name = segment
-            .strip_prefix('{')
-            .and_then(|rest| rest.strip_suffix('}'))
-            .filter(|name| is_parameter(name));
+        let name = segment.strip_prefix('{').and_then(|rest| rest.strip_suffix('}')).filter(|name| is_parameter(name));
         let Some(name) = name else {
             let expected = "segments that are text or one {name} like [A-Za-z_][A-Za-z0-9_]*, such as /trips/{id}";
             errors.add(&template.path, &template.value, expected);
@@ -143,33 +116,19 @@ fn path_template_of(template: &At<String>, errors: &mut Errors) -> Option<PathPa
 
 fn is_parameter(name: &str) -> bool {
     let begins_well = name.starts_with(|first: char| first.is_ascii_alphabetic() || first == '_');
-    begins_well
-        && name
-            .bytes()
-            .all(|byte| byte.is_ascii_alphanumeric() || byte == b'_')
+    begins_well && name.bytes().all(|byte| byte.is_ascii_alphanumeric() || byte == b'_')
 }
 
 fn is_host(host: &str) -> bool {
     let allowed = |byte: u8| byte.is_ascii_alphanumeric() || b"-._".contains(&byte);
     match host.strip_prefix('[') {
-        Some(address) => address
-            .strip_suffix(']')
-            .is_some_and(|address| address.parse::<std::net::Ipv6Addr>().is_ok()),
+        Some(address) => address.strip_suffix(']').is_some_and(|address| address.parse::<std::net::Ipv6Addr>().is_ok()),
         None => !host.is_empty() && without_port(host) == host && host.bytes().all(allowed),
     }
 }
 
 fn header_pattern(raw: At<RawHeaderMatch>, errors: &mut Errors) -> Option<HeaderPattern> {
-    let At {
-        path: here,
-        value:
-            RawHeaderMatch {
-                name,
-                exact,
-                prefix,
-                present,
-            },
-    } = raw;
+    let At { path: here, value: RawHeaderMatch { name, exact, prefix, present } } = raw;
     let name = required(name, &here, "name", "a header name", errors).and_then(|name| {
         let fault = fault_of_header_name(&name.value);
         if let Some(expected) = fault {
@@ -177,18 +136,12 @@ fn header_pattern(raw: At<RawHeaderMatch>, errors: &mut Errors) -> Option<Header
         }
         fault.is_none().then_some(name.value)
     });
-    let count = [exact.is_some(), prefix.is_some(), present.is_some()]
-        .iter()
-        .filter(|given| **given)
-        .count();
+    let count = [exact.is_some(), prefix.is_some(), present.is_some()].iter().filter(|given| **given).count();
     if count != 1 {
         errors.push(&here, format!("{count} of them"), ONE_TEST);
     }
     let exact = optional(exact, errors).map(|text| HeaderTest::Exact(text.value));
     let prefix = optional(prefix, errors).map(|text| HeaderTest::Prefix(text.value));
     let present = optional(present, errors).map(|present| HeaderTest::Present(present.value));
-    Some(HeaderPattern {
-        name: name?.to_ascii_lowercase(),
-        test: exact.or(prefix).or(present)?,
-    })
+    Some(HeaderPattern { name: name?.to_ascii_lowercase(), test: exact.or(prefix).or(present)? })
 }

@@ -61,17 +61,12 @@ pub(super) fn fault_of_step_name(name: &str) -> Option<&'static str> {
     if !begins_well || name.len() > 63 || !name.bytes().all(allowed) {
         return Some("a name like [a-z][a-z0-9_]{0,62}");
     }
-    RESERVED
-        .contains(&name)
-        .then_some("a name that CEL does not reserve: expressions could not read this step")
+    RESERVED.contains(&name).then_some("a name that CEL does not reserve: expressions could not read this step")
 }
 
 /// A token of HTTP (RFC 9110, 5.6.2).
 fn is_token(text: &str) -> bool {
-    !text.is_empty()
-        && text
-            .bytes()
-            .all(|byte| byte.is_ascii_alphanumeric() || b"!#$%&'*+-.^_`|~".contains(&byte))
+    !text.is_empty() && text.bytes().all(|byte| byte.is_ascii_alphanumeric() || b"!#$%&'*+-.^_`|~".contains(&byte))
 }
 
 /// What a method should be, unless it is that.
@@ -94,13 +89,9 @@ pub(super) fn fault_of_call_header(name: &str) -> Option<&'static str> {
         return Some("another header: `method`, `path` and `authority` are fields of the call");
     }
     if name == "idempotency-key" || own.iter().any(|prefix| name.starts_with(prefix)) {
-        return Some(
-            "another header: idempotency-key, saga-*, x-envoy-* and proxy-* are set by the proxy alone",
-        );
+        return Some("another header: idempotency-key, saga-*, x-envoy-* and proxy-* are set by the proxy alone");
     }
-    HOP_BY_HOP
-        .contains(&name)
-        .then_some("another header: this one belongs to the connection")
+    HOP_BY_HOP.contains(&name).then_some("another header: this one belongs to the connection")
 }
 
 /// Why a reply may not set this header (in lower case), if it may not.
@@ -119,9 +110,9 @@ pub(super) fn fault_of_reply_header(name: &str) -> Option<&'static str> {
 pub(super) fn fault_of_forwarded_header(name: &str) -> Option<&'static str> {
     match name {
         "accept-encoding" => Some("another header: expressions cannot read a compressed answer"),
-        "content-type" | "content-encoding" => Some(
-            "another header: this one describes the client's body, and calls have bodies of their own",
-        ),
+        "content-type" | "content-encoding" => {
+            Some("another header: this one describes the client's body, and calls have bodies of their own")
+        }
         _ => fault_of_call_header(name).or_else(|| fault_of_header_name(name)),
     }
 }
@@ -154,28 +145,14 @@ pub(super) fn headers(
             compiled.insert(name, template);
         }
     }
-    let compiled: Vec<_> = compiled
-        .into_iter()
-        .filter_map(|(name, template)| Some((name, template?)))
-        .collect();
+    let compiled: Vec<_> = compiled.into_iter().filter_map(|(name, template)| Some((name, template?))).collect();
     (compiled.len() == count).then_some(compiled)
 }
 
 /// Compiles a template, or records why it cannot be.
-pub(super) fn template(
-    source: &At<String>,
-    place: Place,
-    scope: &Scope,
-    errors: &mut Errors,
-) -> Option<Template> {
+pub(super) fn template(source: &At<String>, place: Place, scope: &Scope, errors: &mut Errors) -> Option<Template> {
     Template::compile(&source.value, place, scope)
-        .map_err(|error| {
-            errors.add(
-                &source.path,
-                &source.value,
-                format!("a valid template ({error})"),
-            )
-        })
+        .map_err(|error| errors.add(&source.path, &source.value, format!("a valid template ({error})")))
         .ok()
 }
 
@@ -188,19 +165,7 @@ mod tests {
         for name in ["a", "hotel", "hotel_2", &"a".repeat(63)] {
             assert_eq!(fault_of_step_name(name), None, "{name}");
         }
-        for name in [
-            "",
-            "A",
-            "2a",
-            "_a",
-            "a-b",
-            "a.b",
-            "é",
-            "in",
-            "while",
-            "namespace",
-            &"a".repeat(64),
-        ] {
+        for name in ["", "A", "2a", "_a", "a-b", "a.b", "é", "in", "while", "namespace", &"a".repeat(64)] {
             assert!(fault_of_step_name(name).is_some(), "{name}");
         }
     }
@@ -235,29 +200,14 @@ mod tests {
         for name in refused {
             assert!(fault_of_call_header(name).is_some(), "{name}");
         }
-        for name in [
-            "x-user",
-            "authorization",
-            "content-type",
-            "accept",
-            "sagabox",
-            "x-envoyage",
-        ] {
+        for name in ["x-user", "authorization", "content-type", "accept", "sagabox", "x-envoyage"] {
             assert_eq!(fault_of_call_header(name), None, "{name}");
         }
     }
 
     #[test]
     fn a_reply_sets_no_header_that_the_proxy_or_the_connection_owns() {
-        for name in [
-            ":status",
-            "content-length",
-            "transfer-encoding",
-            "connection",
-            "saga-id",
-            "saga-status",
-            "te",
-        ] {
+        for name in [":status", "content-length", "transfer-encoding", "connection", "saga-id", "saga-status", "te"] {
             assert!(fault_of_reply_header(name).is_some(), "{name}");
         }
         for name in ["location", "set-cookie", "content-type", "retry-after"] {

@@ -30,31 +30,16 @@ pub(super) type RawAfter = Option<Located<Vec<Located<String>>>>;
 impl Order {
     /// Reads the `after` of every step. `names` and `afters` are of the same steps, in their order; a name that cannot
     /// be read is none.
-    pub(super) fn new(
-        names: Vec<Option<String>>,
-        afters: Vec<RawAfter>,
-        errors: &mut Errors,
-    ) -> Self {
+    pub(super) fn new(names: Vec<Option<String>>, afters: Vec<RawAfter>, errors: &mut Errors) -> Self {
         let mut paths = Vec::new();
         let mut before = Vec::new();
         for after in afters {
             let after = optional(after, errors);
-            paths.push(
-                after
-                    .as_ref()
-                    .map(|after| after.path.clone())
-                    .unwrap_or_default(),
-            );
-            before.push(
-                after
-                    .map(|after| resolve(after, &names, errors))
-                    .unwrap_or_default(),
-            );
+            paths.push(after.as_ref().map(|after| after.path.clone()).unwrap_or_default());
+            before.push(after.map(|after| resolve(after, &names, errors)).unwrap_or_default());
         }
         let mut order = Self { names, before };
-        let reached: Vec<_> = (0..order.before.len())
-            .map(|step| order.reach(step))
-            .collect();
+        let reached: Vec<_> = (0..order.before.len()).map(|step| order.reach(step)).collect();
         order.refuse_circles(&reached, &paths, errors);
         for (step, (before, reached)) in order.before.iter_mut().zip(reached).enumerate() {
             before.predecessors = reached.into_iter().filter(|other| *other != step).collect();
@@ -67,13 +52,8 @@ impl Order {
         let Some(before) = self.before.get(step) else {
             return Vec::new();
         };
-        let resolved = before
-            .predecessors
-            .iter()
-            .filter_map(|other| self.name(*other));
-        resolved
-            .chain(before.unresolved.iter().map(String::as_str))
-            .collect()
+        let resolved = before.predecessors.iter().filter_map(|other| self.name(*other));
+        resolved.chain(before.unresolved.iter().map(String::as_str)).collect()
     }
 
     /// All steps, by name.
@@ -83,10 +63,7 @@ impl Order {
 
     /// What comes before `step`, handed over.
     pub(super) fn take(&mut self, step: StepIndex) -> Before {
-        self.before
-            .get_mut(step)
-            .map(std::mem::take)
-            .unwrap_or_default()
+        self.before.get_mut(step).map(std::mem::take).unwrap_or_default()
     }
 
     fn name(&self, step: StepIndex) -> Option<&str> {
@@ -94,10 +71,7 @@ impl Order {
     }
 
     fn after(&self, step: StepIndex) -> &[StepIndex] {
-        self.before
-            .get(step)
-            .map(|before| before.after.as_slice())
-            .unwrap_or_default()
+        self.before.get(step).map(|before| before.after.as_slice()).unwrap_or_default()
     }
 
     /// All steps that come before `step`, itself included if it stands on a circle.
@@ -113,23 +87,13 @@ impl Order {
     }
 
     /// Names one circle of every group of steps that wait for each other.
-    fn refuse_circles(
-        &self,
-        reached: &[BTreeSet<StepIndex>],
-        paths: &[String],
-        errors: &mut Errors,
-    ) {
-        let comes_before =
-            |a: StepIndex, b: StepIndex| reached.get(b).is_some_and(|before| before.contains(&a));
+    fn refuse_circles(&self, reached: &[BTreeSet<StepIndex>], paths: &[String], errors: &mut Errors) {
+        let comes_before = |a: StepIndex, b: StepIndex| reached.get(b).is_some_and(|before| before.contains(&a));
         for (step, path) in paths.iter().enumerate() {
-            let told =
-                (0..step).any(|other| comes_before(other, step) && comes_before(step, other));
+            let told = (0..step).any(|other| comes_before(other, step) && comes_before(step, other));
             if comes_before(step, step) && !told {
-                let names: Vec<_> = self
-                    .circle(step)
-                    .into_iter()
-                    .map(|step| self.name(step).unwrap_or_default())
-                    .collect();
+                let names: Vec<_> =
+                    self.circle(step).into_iter().map(|step| self.name(step).unwrap_or_default()).collect();
                 let found = format!("{} (each after the next)", names.join(" -> "));
                 errors.push(path, found, "steps that do not wait for themselves");
             }
@@ -156,28 +120,18 @@ impl Order {
     }
 }
 
-fn resolve(
-    after: At<Vec<Located<String>>>,
-    names: &[Option<String>],
-    errors: &mut Errors,
-) -> Before {
+fn resolve(after: At<Vec<Located<String>>>, names: &[Option<String>], errors: &mut Errors) -> Before {
     let mut before = Before::default();
     for name in after.value {
         let Some(At { path, value: name }) = name.open(errors) else {
             continue;
         };
         match names.iter().position(|other| other.as_ref() == Some(&name)) {
-            Some(step) if before.after.contains(&step) => {
-                errors.add(&path, &name, "each step once")
-            }
+            Some(step) if before.after.contains(&step) => errors.add(&path, &name, "each step once"),
             Some(step) => before.after.push(step),
             None => {
                 let known: Vec<_> = names.iter().flatten().map(|name| quote(name)).collect();
-                errors.add(
-                    &path,
-                    &name,
-                    format!("a step of this saga: {}", known.join(", ")),
-                );
+                errors.add(&path, &name, format!("a step of this saga: {}", known.join(", ")));
                 before.unresolved.push(name);
             }
         }

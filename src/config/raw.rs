@@ -19,11 +19,7 @@ pub(super) type RawHeaders = BTreeMap<String, Located<String>>;
 /// The configuration of Sagabox.
 #[derive(Debug, Deserr)]
 #[deserr(error = Faults, deny_unknown_fields)]
-#[cfg_attr(
-    feature = "schema",
-    derive(JsonSchema),
-    schemars(deny_unknown_fields, rename = "Sagabox")
-)]
+#[cfg_attr(feature = "schema", derive(JsonSchema), schemars(deny_unknown_fields, rename = "Sagabox"))]
 pub(super) struct RawConfiguration {
     /// The version of this format: 1.
     #[cfg_attr(feature = "schema", schemars(required, range(min = 1, max = 1)))]
@@ -50,11 +46,7 @@ pub(super) struct RawConfiguration {
 /// What an instance of the filter does.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Deserr)]
 #[deserr(error = Faults, rename_all = lowercase)]
-#[cfg_attr(
-    feature = "schema",
-    derive(JsonSchema),
-    schemars(inline, rename = "Role", rename_all = "lowercase")
-)]
+#[cfg_attr(feature = "schema", derive(JsonSchema), schemars(inline, rename = "Role", rename_all = "lowercase"))]
 pub(super) enum RawRole {
     /// Takes requests and runs their sagas.
     Coordinator,
@@ -65,11 +57,7 @@ pub(super) enum RawRole {
 /// Bounds of what one worker holds.
 #[derive(Debug, Deserr)]
 #[deserr(error = Faults, deny_unknown_fields)]
-#[cfg_attr(
-    feature = "schema",
-    derive(JsonSchema),
-    schemars(deny_unknown_fields, rename = "Limits")
-)]
+#[cfg_attr(feature = "schema", derive(JsonSchema), schemars(deny_unknown_fields, rename = "Limits"))]
 pub(super) struct RawLimits {
     /// Sagas in flight; past it 503 with `retry-after`. Default: 10000.
     #[cfg_attr(feature = "schema", schemars(range(min = 1, max = 4294967295_u32)))]
@@ -86,17 +74,10 @@ pub(super) struct RawLimits {
 /// One saga: which requests begin it, what it does, and what the client is told.
 #[derive(Debug, Deserr)]
 #[deserr(error = Faults, deny_unknown_fields)]
-#[cfg_attr(
-    feature = "schema",
-    derive(JsonSchema),
-    schemars(deny_unknown_fields, rename = "Saga")
-)]
+#[cfg_attr(feature = "schema", derive(JsonSchema), schemars(deny_unknown_fields, rename = "Saga"))]
 pub(super) struct RawSaga {
     /// Unique among the sagas.
-    #[cfg_attr(
-        feature = "schema",
-        schemars(required, regex(pattern = r"^[a-z0-9-]{1,63}$"))
-    )]
+    #[cfg_attr(feature = "schema", schemars(required, regex(pattern = r"^[a-z0-9-]{1,63}$")))]
     #[deserr(default)]
     pub(super) name: Option<Located<String>>,
     /// Which requests begin this saga; all that is given must hold.
@@ -118,11 +99,7 @@ pub(super) struct RawSaga {
 /// Which requests begin a saga. `CONNECT` and upgrades never do. The query string does not take part.
 #[derive(Debug, Deserr)]
 #[deserr(error = Faults, deny_unknown_fields)]
-#[cfg_attr(
-    feature = "schema",
-    derive(JsonSchema),
-    schemars(deny_unknown_fields, rename = "Match")
-)]
+#[cfg_attr(feature = "schema", derive(JsonSchema), schemars(deny_unknown_fields, rename = "Match"))]
 #[cfg_attr(feature = "schema", schemars(extend("oneOf" = [
     {"required": ["path"]}, {"required": ["path_prefix"]}, {"required": ["path_template"]}])))]
 pub(super) struct RawMatch {
@@ -153,11 +130,7 @@ pub(super) struct RawMatch {
 /// What must hold of one request header.
 #[derive(Debug, Deserr)]
 #[deserr(error = Faults, deny_unknown_fields)]
-#[cfg_attr(
-    feature = "schema",
-    derive(JsonSchema),
-    schemars(deny_unknown_fields, rename = "HeaderMatch")
-)]
+#[cfg_attr(feature = "schema", derive(JsonSchema), schemars(deny_unknown_fields, rename = "HeaderMatch"))]
 #[cfg_attr(feature = "schema", schemars(extend("oneOf" = [
     {"required": ["exact"]}, {"required": ["prefix"]}, {"required": ["present"]}])))]
 pub(super) struct RawHeaderMatch {
@@ -179,17 +152,10 @@ pub(super) struct RawHeaderMatch {
 /// One step: a transaction and what undoes it.
 #[derive(Debug, Deserr)]
 #[deserr(error = Faults, deny_unknown_fields)]
-#[cfg_attr(
-    feature = "schema",
-    derive(JsonSchema),
-    schemars(deny_unknown_fields, rename = "Step")
-)]
+#[cfg_attr(feature = "schema", derive(JsonSchema), schemars(deny_unknown_fields, rename = "Step"))]
 pub(super) struct RawStep {
     /// Unique in the saga; no word that CEL reserves.
-    #[cfg_attr(
-        feature = "schema",
-        schemars(required, regex(pattern = r"^[a-z][a-z0-9_]{0,62}$"))
-    )]
+    #[cfg_attr(feature = "schema", schemars(required, regex(pattern = r"^[a-z][a-z0-9_]{0,62}$")))]
     #[deserr(default)]
     pub(super) name: Option<Located<String>>,
     /// Steps that must have succeeded, or been skipped, before this one starts. Default: none.
@@ -211,11 +177,7 @@ pub(super) struct RawStep {
 /// A call to a participant.
 #[derive(Debug, Deserr)]
 #[deserr(error = Faults, deny_unknown_fields)]
-#[cfg_attr(
-    feature = "schema",
-    derive(JsonSchema),
-    schemars(deny_unknown_fields, rename = "Call")
-)]
+#[cfg_attr(feature = "schema", derive(JsonSchema), schemars(deny_unknown_fields, rename = "Call"))]
 #[cfg_attr(feature = "schema", schemars(extend("not" = {"required": ["cluster", "destination"]})))]
 pub(super) struct RawCall {
     /// Envoy cluster; one that cannot be a host name, such as one with a `|`, needs `authority`.
@@ -228,10 +190,7 @@ pub(super) struct RawCall {
     #[deserr(default)]
     pub(super) authority: Option<Located<String>>,
     /// Upper-case.
-    #[cfg_attr(
-        feature = "schema",
-        schemars(required, regex(pattern = r"^[^a-z\s]+$"))
-    )]
+    #[cfg_attr(feature = "schema", schemars(required, regex(pattern = r"^[^a-z\s]+$")))]
     #[deserr(default)]
     pub(super) method: Option<Located<String>>,
     /// A template, which may contain a query.
@@ -262,11 +221,7 @@ pub(super) struct RawCall {
 /// A service of the mesh; becomes the cluster `outbound|port|subset|host`.
 #[derive(Debug, Deserr)]
 #[deserr(error = Faults, deny_unknown_fields)]
-#[cfg_attr(
-    feature = "schema",
-    derive(JsonSchema),
-    schemars(deny_unknown_fields, rename = "Destination")
-)]
+#[cfg_attr(feature = "schema", derive(JsonSchema), schemars(deny_unknown_fields, rename = "Destination"))]
 pub(super) struct RawDestination {
     /// The full name, such as `hotel.travel.svc.cluster.local`.
     #[cfg_attr(feature = "schema", schemars(required))]
@@ -284,11 +239,7 @@ pub(super) struct RawDestination {
 /// Exponential back-off with full jitter.
 #[derive(Debug, Deserr)]
 #[deserr(error = Faults, deny_unknown_fields)]
-#[cfg_attr(
-    feature = "schema",
-    derive(JsonSchema),
-    schemars(deny_unknown_fields, rename = "Retry")
-)]
+#[cfg_attr(feature = "schema", derive(JsonSchema), schemars(deny_unknown_fields, rename = "Retry"))]
 pub(super) struct RawRetry {
     /// Counts the first attempt. Default: 3. Refused on a compensation, which is retried until it succeeds.
     #[cfg_attr(feature = "schema", schemars(range(min = 1, max = 4294967295_u32)))]
@@ -305,11 +256,7 @@ pub(super) struct RawRetry {
 /// What the client is answered.
 #[derive(Debug, Deserr)]
 #[deserr(error = Faults, deny_unknown_fields)]
-#[cfg_attr(
-    feature = "schema",
-    derive(JsonSchema),
-    schemars(deny_unknown_fields, rename = "Replies")
-)]
+#[cfg_attr(feature = "schema", derive(JsonSchema), schemars(deny_unknown_fields, rename = "Replies"))]
 pub(super) struct RawReplies {
     /// When every transaction has succeeded. Default status: 200.
     #[deserr(default)]
@@ -322,11 +269,7 @@ pub(super) struct RawReplies {
 /// One answer to the client.
 #[derive(Debug, Deserr)]
 #[deserr(error = Faults, deny_unknown_fields)]
-#[cfg_attr(
-    feature = "schema",
-    derive(JsonSchema),
-    schemars(deny_unknown_fields, rename = "Reply")
-)]
+#[cfg_attr(feature = "schema", derive(JsonSchema), schemars(deny_unknown_fields, rename = "Reply"))]
 pub(super) struct RawReply {
     /// 200 to 599; 204, 205 and 304 take no body.
     #[cfg_attr(feature = "schema", schemars(range(min = 200, max = 599)))]

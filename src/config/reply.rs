@@ -14,14 +14,7 @@ pub(super) fn replies(
     errors: &mut Errors,
 ) -> Option<(ReplyTemplate, ReplyTemplate)> {
     let (completed, compensated) = match optional(raw, errors) {
-        Some(At {
-            path: _,
-            value:
-                RawReplies {
-                    completed,
-                    compensated,
-                },
-        }) => (completed, compensated),
+        Some(At { path: _, value: RawReplies { completed, compensated } }) => (completed, compensated),
         None => (None, None),
     };
     let completed = reply(completed, 200, scope, errors);
@@ -36,25 +29,11 @@ fn reply(
     errors: &mut Errors,
 ) -> Option<ReplyTemplate> {
     let given = raw.is_some();
-    let Some(At {
-        path: _,
-        value: RawReply {
-            status,
-            headers,
-            body,
-        },
-    }) = optional(raw, errors)
-    else {
-        return (!given).then(|| ReplyTemplate {
-            status: default_status,
-            headers: Vec::new(),
-            body: None,
-        });
+    let Some(At { path: _, value: RawReply { status, headers, body } }) = optional(raw, errors) else {
+        return (!given).then(|| ReplyTemplate { status: default_status, headers: Vec::new(), body: None });
     };
     let status = unless_faulty(status, errors, |At { path, value }, errors| {
-        let status = u16::try_from(value.0)
-            .ok()
-            .filter(|status| (200..=599).contains(status));
+        let status = u16::try_from(value.0).ok().filter(|status| (200..=599).contains(status));
         if status.is_none() {
             errors.push(&path, value.0.to_string(), "a status from 200 to 599");
         }
@@ -64,30 +43,15 @@ fn reply(
     let headers = names::headers(headers, fault_of_reply_header, scope, errors);
     let body = unless_faulty(body, errors, |body, errors| {
         if let Some(status @ (204 | 205 | 304)) = status {
-            errors.push(
-                &body.path,
-                show(&body.value),
-                format!("no body with status {status}"),
-            );
+            errors.push(&body.path, show(&body.value), format!("no body with status {status}"));
         }
         super::call::body(&body, scope, errors)
     });
-    Some(ReplyTemplate {
-        status: status?,
-        headers: headers?,
-        body: body?,
-    })
+    Some(ReplyTemplate { status: status?, headers: headers?, body: body? })
 }
 
 /// Adds what a reply reads.
 pub(super) fn extend_reads(reads: &mut Reads, reply: &ReplyTemplate) {
-    reply
-        .headers
-        .iter()
-        .for_each(|(_, value)| reads.extend(value.reads()));
-    reply
-        .body
-        .iter()
-        .map(BodyTemplate::reads)
-        .for_each(|body| reads.extend(body));
+    reply.headers.iter().for_each(|(_, value)| reads.extend(value.reads()));
+    reply.body.iter().map(BodyTemplate::reads).for_each(|body| reads.extend(body));
 }

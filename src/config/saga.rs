@@ -25,14 +25,10 @@ pub(super) fn definitions(
     warnings: &mut Vec<String>,
 ) -> Vec<Definition> {
     let mut names = BTreeSet::new();
-    let sagas = optional(sagas, errors)
-        .map(|sagas| sagas.value)
-        .unwrap_or_default();
+    let sagas = optional(sagas, errors).map(|sagas| sagas.value).unwrap_or_default();
     let mut definitions = Vec::new();
     for saga in sagas {
-        let definition = saga
-            .open(errors)
-            .and_then(|saga| definition(saga, &mut names, errors, warnings));
+        let definition = saga.open(errors).and_then(|saga| definition(saga, &mut names, errors, warnings));
         definitions.extend(definition);
     }
     definitions
@@ -44,17 +40,7 @@ fn definition(
     errors: &mut Errors,
     warnings: &mut Vec<String>,
 ) -> Option<Definition> {
-    let At {
-        path: here,
-        value:
-            RawSaga {
-                name,
-                matching,
-                deadline,
-                steps,
-                reply,
-            },
-    } = raw;
+    let At { path: here, value: RawSaga { name, matching, deadline, steps, reply } } = raw;
     let name = required(name, &here, "name", "a name like [a-z0-9-]{1,63}", errors).map(|name| {
         if !is_saga_name(&name.value) {
             errors.add(&name.path, &name.value, "a name like [a-z0-9-]{1,63}");
@@ -64,14 +50,8 @@ fn definition(
         }
         name.value
     });
-    let matcher = required(
-        matching,
-        &here,
-        "match",
-        "which requests begin this saga",
-        errors,
-    )
-    .and_then(|matching| matching::matcher(matching, errors));
+    let matcher = required(matching, &here, "match", "which requests begin this saga", errors)
+        .and_then(|matching| matching::matcher(matching, errors));
     let deadline = duration_or(deadline, DEFAULT_DEADLINE, errors);
     let steps = required(steps, &here, "steps", "1 to 64 steps", errors);
     if let Some(At { path, value }) = &steps
@@ -79,23 +59,12 @@ fn definition(
     {
         errors.push(path, format!("{} steps", value.len()), "1 to 64 steps");
     }
-    let (steps, all_names) = read_steps(
-        steps.map(|steps| steps.value).unwrap_or_default(),
-        errors,
-        warnings,
-    );
+    let (steps, all_names) = read_steps(steps.map(|steps| steps.value).unwrap_or_default(), errors, warnings);
     let all_names: Vec<&str> = all_names.iter().map(String::as_str).collect();
     let replies = replies(reply, &Scope::reply(&all_names), errors);
     let (steps, (completed, compensated)) = (steps?, replies?);
-    let mut definition = Definition {
-        name: name?,
-        matcher: matcher?,
-        deadline,
-        steps,
-        completed,
-        compensated,
-        reads: Reads::default(),
-    };
+    let mut definition =
+        Definition { name: name?, matcher: matcher?, deadline, steps, completed, compensated, reads: Reads::default() };
     definition.reads = reads_of(&definition);
     Some(definition)
 }
@@ -111,18 +80,7 @@ fn read_steps(
     let mut afters = Vec::new();
     let mut rest = Vec::new();
     for step in opened {
-        let Some(At {
-            path,
-            value:
-                RawStep {
-                    name,
-                    after,
-                    when,
-                    transaction,
-                    compensation,
-                },
-        }) = step
-        else {
+        let Some(At { path, value: RawStep { name, after, when, transaction, compensation } }) = step else {
             names.push(None);
             afters.push(None);
             rest.push(None);
@@ -131,18 +89,12 @@ fn read_steps(
         let name = step_name(name, &path, &names, errors);
         names.push(name);
         afters.push(after);
-        rest.push(Some(StepParts {
-            path,
-            when,
-            transaction,
-            compensation,
-        }));
+        rest.push(Some(StepParts { path, when, transaction, compensation }));
     }
     let mut order = Order::new(names.clone(), afters, errors);
     let mut steps = Vec::new();
     for (index, (name, parts)) in names.into_iter().zip(rest).enumerate() {
-        let step =
-            parts.and_then(|parts| step(name, parts, &order.names_before(index), errors, warnings));
+        let step = parts.and_then(|parts| step(name, parts, &order.names_before(index), errors, warnings));
         steps.push(step);
     }
     let all_names = order.names().into_iter().map(str::to_owned).collect();
@@ -163,22 +115,12 @@ fn step_name(
     earlier: &[Option<String>],
     errors: &mut Errors,
 ) -> Option<String> {
-    let name = required(
-        name,
-        here,
-        "name",
-        "a name like [a-z][a-z0-9_]{0,62}",
-        errors,
-    )?;
+    let name = required(name, here, "name", "a name like [a-z][a-z0-9_]{0,62}", errors)?;
     if let Some(expected) = fault_of_step_name(&name.value) {
         errors.add(&name.path, &name.value, expected);
     }
     if earlier.iter().flatten().any(|other| *other == name.value) {
-        errors.add(
-            &name.path,
-            &name.value,
-            "a name that no other step of this saga has",
-        );
+        errors.add(&name.path, &name.value, "a name that no other step of this saga has");
     }
     Some(name.value)
 }
@@ -190,24 +132,11 @@ fn step(
     errors: &mut Errors,
     warnings: &mut Vec<String>,
 ) -> Option<Step> {
-    let StepParts {
-        path: here,
-        when,
-        transaction,
-        compensation,
-    } = parts;
-    let when = unless_faulty(when, errors, |when, errors| {
-        expression(&when, &Scope::condition(before), errors)
-    });
+    let StepParts { path: here, when, transaction, compensation } = parts;
+    let when = unless_faulty(when, errors, |when, errors| expression(&when, &Scope::condition(before), errors));
     let transaction = required(transaction, &here, "transaction", "a call", errors);
     let (transaction, inherited) = match transaction {
-        Some(raw) => call(
-            raw,
-            &Part::Transaction,
-            &Scope::transaction(before),
-            errors,
-            warnings,
-        ),
+        Some(raw) => call(raw, &Part::Transaction, &Scope::transaction(before), errors, warnings),
         None => (None, Inherited::default()),
     };
     let compensation = unless_faulty(compensation, errors, |raw, errors| {
@@ -229,12 +158,7 @@ fn in_order(mut steps: Vec<Step>, order: &mut Order) -> Vec<Step> {
     let mut pairs = Vec::new();
     for (index, step) in steps.iter_mut().enumerate() {
         let before = order.take(index);
-        pairs.extend(
-            before
-                .predecessors
-                .iter()
-                .map(|predecessor| (*predecessor, index)),
-        );
+        pairs.extend(before.predecessors.iter().map(|predecessor| (*predecessor, index)));
         step.after = before.after;
         step.predecessors = before.predecessors;
     }
@@ -252,9 +176,7 @@ fn reads_of(definition: &Definition) -> Reads {
     for step in &definition.steps {
         step.when.iter().for_each(|when| reads.extend(when.reads()));
         call::extend_reads(&mut reads, &step.transaction);
-        step.compensation
-            .iter()
-            .for_each(|compensation| call::extend_reads(&mut reads, compensation));
+        step.compensation.iter().for_each(|compensation| call::extend_reads(&mut reads, compensation));
     }
     reply::extend_reads(&mut reads, &definition.completed);
     reply::extend_reads(&mut reads, &definition.compensated);

@@ -8,8 +8,7 @@ use super::error::quote;
 use super::located::Faults;
 
 /// What an error says of a duration.
-const DURATION: &str =
-    "a duration such as 250ms, 0.25s, 2s or 1m30s: whole milliseconds, from 1ms to 4294967295ms";
+const DURATION: &str = "a duration such as 250ms, 0.25s, 2s or 1m30s: whole milliseconds, from 1ms to 4294967295ms";
 /// What an error says of a size.
 const SIZE: &str = "a size such as 512KiB, 1MiB or a number of bytes, from 1 to 4294967295";
 
@@ -26,24 +25,18 @@ pub(super) struct Size(pub(super) usize);
 pub(super) struct Whole(pub(super) u64);
 
 impl Deserr<Faults> for Period {
-    fn deserialize_from_value<V: IntoValue>(
-        value: Value<V>,
-        location: ValuePointerRef,
-    ) -> Result<Self, Faults> {
+    fn deserialize_from_value<V: IntoValue>(value: Value<V>, location: ValuePointerRef) -> Result<Self, Faults> {
         match value {
-            Value::String(text) => parse_duration(&text)
-                .map(Self)
-                .ok_or_else(|| Faults::one(location, quote(&text), DURATION)),
+            Value::String(text) => {
+                parse_duration(&text).map(Self).ok_or_else(|| Faults::one(location, quote(&text), DURATION))
+            }
             other => Err(Faults::wrong(location, other, DURATION)),
         }
     }
 }
 
 impl Deserr<Faults> for Size {
-    fn deserialize_from_value<V: IntoValue>(
-        value: Value<V>,
-        location: ValuePointerRef,
-    ) -> Result<Self, Faults> {
+    fn deserialize_from_value<V: IntoValue>(value: Value<V>, location: ValuePointerRef) -> Result<Self, Faults> {
         let bytes = match &value {
             Value::String(text) => parse_size(text),
             Value::Integer(number) => Some(*number),
@@ -51,10 +44,7 @@ impl Deserr<Faults> for Size {
             _ => None,
         };
         // Memory of a Wasm module is addressed with 32 bits.
-        match bytes
-            .and_then(|bytes| u32::try_from(bytes).ok())
-            .and_then(|bytes| usize::try_from(bytes).ok())
-        {
+        match bytes.and_then(|bytes| u32::try_from(bytes).ok()).and_then(|bytes| usize::try_from(bytes).ok()) {
             Some(bytes) if bytes > 0 => Ok(Self(bytes)),
             _ => Err(Faults::wrong(location, value, SIZE)),
         }
@@ -62,18 +52,13 @@ impl Deserr<Faults> for Size {
 }
 
 impl Deserr<Faults> for Whole {
-    fn deserialize_from_value<V: IntoValue>(
-        value: Value<V>,
-        location: ValuePointerRef,
-    ) -> Result<Self, Faults> {
+    fn deserialize_from_value<V: IntoValue>(value: Value<V>, location: ValuePointerRef) -> Result<Self, Faults> {
         let number = match &value {
             Value::Integer(number) => Some(*number),
             Value::Float(number) => whole(*number),
             _ => None,
         };
-        number
-            .map(Self)
-            .ok_or_else(|| Faults::wrong(location, value, "a whole number"))
+        number.map(Self).ok_or_else(|| Faults::wrong(location, value, "a whole number"))
     }
 }
 
@@ -92,9 +77,7 @@ fn parse_duration(text: &str) -> Option<Duration> {
     while !rest.is_empty() {
         let number_end = rest.find(|c: char| !c.is_ascii_digit() && c != '.')?;
         let (number, after) = rest.split_at_checked(number_end)?;
-        let unit_end = after
-            .find(|c: char| !c.is_ascii_alphabetic())
-            .unwrap_or(after.len());
+        let unit_end = after.find(|c: char| !c.is_ascii_alphabetic()).unwrap_or(after.len());
         let (unit, after) = after.split_at_checked(unit_end)?;
         let unit = match unit {
             "h" => 3_600_000,
@@ -168,7 +151,8 @@ mod schema {
     use std::borrow::Cow;
 
     /// A fraction may follow the number of any unit.
-    const DURATION_PATTERN: &str = r"^(?=.)([0-9]+(\.[0-9]+)?h)?([0-9]+(\.[0-9]+)?m)?([0-9]+(\.[0-9]+)?s)?([0-9]+(\.[0-9]+)?ms)?$";
+    const DURATION_PATTERN: &str =
+        r"^(?=.)([0-9]+(\.[0-9]+)?h)?([0-9]+(\.[0-9]+)?m)?([0-9]+(\.[0-9]+)?s)?([0-9]+(\.[0-9]+)?ms)?$";
 
     impl JsonSchema for Period {
         fn inline_schema() -> bool {
@@ -233,11 +217,7 @@ mod tests {
             ("4294967295ms", 4_294_967_295),
         ];
         for (text, milliseconds) in cases {
-            assert_eq!(
-                parse_duration(text),
-                Some(Duration::from_millis(milliseconds)),
-                "{text}"
-            );
+            assert_eq!(parse_duration(text), Some(Duration::from_millis(milliseconds)), "{text}");
         }
     }
 
@@ -307,10 +287,7 @@ mod tests {
     #[test]
     fn a_duration_is_shown_as_it_would_be_written() {
         for text in ["250ms", "1500ms", "2s", "90s", "2m"] {
-            assert_eq!(
-                parse_duration(text).map(show_duration).as_deref(),
-                Some(text)
-            );
+            assert_eq!(parse_duration(text).map(show_duration).as_deref(), Some(text));
         }
     }
 }

@@ -10,8 +10,5 @@ use super::raw::RawConfiguration;
 /// What it accepts may still be refused: names, templates and the order of steps are checked only by
 /// [`load`](super::load).
 pub fn json_schema() -> Value {
-    SchemaSettings::draft2020_12()
-        .into_generator()
-        .into_root_schema_for::<RawConfiguration>()
-        .to_value()
+    SchemaSettings::draft2020_12().into_generator().into_root_schema_for::<RawConfiguration>().to_value()
 }

@@ -23,15 +23,10 @@ const FORMS: &str = "JSON text, or a serialized google.protobuf.Struct";
 /// When the bytes are neither, are empty, or are nested too deep to be read.
 pub(super) fn read(bytes: &[u8], errors: &mut Errors) -> Result<Value, ConfigurationErrors> {
     if bytes.trim_ascii().is_empty() {
-        let expected =
-            "at least `version: 1`; an empty configuration, also an empty Struct, says nothing";
+        let expected = "at least `version: 1`; an empty configuration, also an empty Struct, says nothing";
         return Err(ConfigurationErrors::whole("no bytes", expected));
     }
-    if is_struct(bytes) {
-        read_struct(bytes, errors)
-    } else {
-        read_json(bytes, errors)
-    }
+    if is_struct(bytes) { read_struct(bytes, errors) } else { read_json(bytes, errors) }
 }
 
 /// A Struct begins with the tag of its first entry, 0x0a, which is also a line feed. But each entry holds the tag of its
@@ -43,13 +38,8 @@ fn is_struct(bytes: &[u8]) -> bool {
 fn read_json(bytes: &[u8], errors: &mut Errors) -> Result<Value, ConfigurationErrors> {
     let repeated = RefCell::new(Vec::new());
     let mut deserializer = serde_json::Deserializer::from_slice(bytes);
-    let seed = Unrepeated {
-        location: ValuePointerRef::Origin,
-        repeated: &repeated,
-    };
-    let value = seed
-        .deserialize(&mut deserializer)
-        .and_then(|value| deserializer.end().map(|()| value));
+    let seed = Unrepeated { location: ValuePointerRef::Origin, repeated: &repeated };
+    let value = seed.deserialize(&mut deserializer).and_then(|value| deserializer.end().map(|()| value));
     for path in repeated.take() {
         errors.push(&path, "a field that is given twice", "each field once");
     }
@@ -98,9 +88,7 @@ impl<'de> Visitor<'de> for Unrepeated<'_> {
     }
 
     fn visit_f64<E: Error>(self, value: f64) -> Result<Value, E> {
-        Number::from_f64(value)
-            .map(Value::Number)
-            .ok_or_else(|| E::custom("a number that is not finite"))
+        Number::from_f64(value).map(Value::Number).ok_or_else(|| E::custom("a number that is not finite"))
     }
 
     fn visit_str<E>(self, value: &str) -> Result<Value, E> {
@@ -109,10 +97,9 @@ impl<'de> Visitor<'de> for Unrepeated<'_> {
 
     fn visit_seq<A: SeqAccess<'de>>(self, mut items: A) -> Result<Value, A::Error> {
         let mut list = Vec::new();
-        while let Some(item) = items.next_element_seed(Unrepeated {
-            location: self.location.push_index(list.len()),
-            ..self
-        })? {
+        while let Some(item) =
+            items.next_element_seed(Unrepeated { location: self.location.push_index(list.len()), ..self })?
+        {
             list.push(item);
         }
         Ok(Value::Array(list))
@@ -142,11 +129,7 @@ fn read_struct(bytes: &[u8], errors: &mut Errors) -> Result<Value, Configuration
     Ok(object_of(message.fields, "", errors))
 }
 
-fn object_of(
-    fields: BTreeMap<String, prost_types::Value>,
-    path: &str,
-    errors: &mut Errors,
-) -> Value {
+fn object_of(fields: BTreeMap<String, prost_types::Value>, path: &str, errors: &mut Errors) -> Value {
     let entry = |(key, value): (String, prost_types::Value)| {
         let value = json_of(value, &join(path, &key), errors);
         (key, value)
@@ -189,10 +172,7 @@ mod tests {
 
     fn field(key: &str, kind: Kind) -> Vec<u8> {
         let value = prost_types::Value { kind: Some(kind) };
-        prost_types::Struct {
-            fields: BTreeMap::from([(key.to_owned(), value)]),
-        }
-        .encode_to_vec()
+        prost_types::Struct { fields: BTreeMap::from([(key.to_owned(), value)]) }.encode_to_vec()
     }
 
     fn read_alone(bytes: &[u8]) -> Result<(Value, Errors), ConfigurationErrors> {
@@ -213,13 +193,7 @@ mod tests {
 
     #[test]
     fn whole_doubles_of_a_struct_become_integers() {
-        for (double, expected) in [
-            (201.0, "201"),
-            (-3.0, "-3"),
-            (-0.0, "0"),
-            (0.5, "0.5"),
-            (1e300, "1e+300"),
-        ] {
+        for (double, expected) in [(201.0, "201"), (-3.0, "-3"), (-0.0, "0"), (0.5, "0.5"), (1e300, "1e+300")] {
             let (value, errors) = read_alone(&field("k", Kind::NumberValue(double))).unwrap();
             assert_eq!(value["k"].to_string(), expected);
             assert!(errors.0.is_empty());
@@ -229,16 +203,12 @@ mod tests {
     #[test]
     fn a_number_of_a_struct_that_json_cannot_hold_is_refused() {
         let (_, errors) = read_alone(&field("k", Kind::NumberValue(f64::NAN))).unwrap();
-        assert_eq!(
-            errors.0[0].to_string(),
-            "k: found NaN, expected a number that is finite"
-        );
+        assert_eq!(errors.0[0].to_string(), "k: found NaN, expected a number that is finite");
     }
 
     #[test]
     fn every_repeated_key_is_found_with_its_path() {
-        let (_, errors) =
-            read_alone(br#"{"a": 1, "b": [{"c": 1, "c": 2}], "a": {"d": 1, "d": 2}}"#).unwrap();
+        let (_, errors) = read_alone(br#"{"a": 1, "b": [{"c": 1, "c": 2}], "a": {"d": 1, "d": 2}}"#).unwrap();
         let paths: Vec<_> = errors.0.into_iter().map(|error| error.path).collect();
         assert_eq!(paths, ["b[0].c", "a.d", "a"]);
     }
@@ -268,9 +238,7 @@ mod tests {
         let mut kind = Kind::BoolValue(true);
         for _ in 0..200 {
             let value = prost_types::Value { kind: Some(kind) };
-            kind = Kind::ListValue(prost_types::ListValue {
-                values: vec![value],
-            });
+            kind = Kind::ListValue(prost_types::ListValue { values: vec![value] });
         }
         let error = read_alone(&field("k", kind)).unwrap_err().to_string();
         assert!(error.contains("recursion limit"), "{error}");
@@ -279,9 +247,7 @@ mod tests {
     #[test]
     fn a_struct_that_is_cut_short_is_refused() {
         let bytes = field("key", Kind::StringValue("value".to_owned()));
-        let error = read_alone(&bytes[..bytes.len() - 1])
-            .unwrap_err()
-            .to_string();
+        let error = read_alone(&bytes[..bytes.len() - 1]).unwrap_err().to_string();
         assert!(error.contains("begin like a Struct"), "{error}");
     }
 }

@@ -57,17 +57,11 @@ pub(super) fn target(
         }
     };
     let authority = authority.map(|authority| match authority.open(errors) {
-        Some(At { path, value }) => Authority::Given {
-            path,
-            source: value,
-        },
+        Some(At { path, value }) => Authority::Given { path, source: value },
         None => Authority::Faulty,
     });
     given.map(|target| match authority {
-        Some(authority) => Target {
-            authority,
-            ..target
-        },
+        Some(authority) => Target { authority, ..target },
         None => target,
     })
 }
@@ -83,22 +77,10 @@ pub(super) fn authority(target: &Target, scope: &Scope, errors: &mut Errors) -> 
         errors.add(&path, source, "an authority that is not empty");
         return None;
     }
-    names::template(
-        &At {
-            path,
-            value: source.clone(),
-        },
-        Place::Authority,
-        scope,
-        errors,
-    )
+    names::template(&At { path, value: source.clone() }, Place::Authority, scope, errors)
 }
 
-fn of_cluster(
-    cluster: Located<String>,
-    authority_given: bool,
-    errors: &mut Errors,
-) -> Option<Target> {
+fn of_cluster(cluster: Located<String>, authority_given: bool, errors: &mut Errors) -> Option<Target> {
     let At { path, value: name } = cluster.open(errors)?;
     if name.is_empty() || name.chars().any(|c| c.is_control() || c.is_whitespace()) {
         errors.add(&path, &name, "the name of an Envoy cluster, without spaces");
@@ -106,27 +88,14 @@ fn of_cluster(
     }
     let can_be_host = |byte: u8| byte.is_ascii_alphanumeric() || b"-._:".contains(&byte);
     if authority_given {
-        return Some(Target {
-            cluster: name,
-            authority: Authority::Faulty,
-        });
+        return Some(Target { cluster: name, authority: Authority::Faulty });
     }
     if name.bytes().all(can_be_host) {
-        return Some(Target {
-            cluster: name.clone(),
-            authority: Authority::Default(name),
-        });
+        return Some(Target { cluster: name.clone(), authority: Authority::Default(name) });
     }
     // Participants answer such an `:authority` with 400.
-    errors.add(
-        &path,
-        &name,
-        "an `authority` besides it: this cluster's name cannot be one",
-    );
-    Some(Target {
-        cluster: name,
-        authority: Authority::Faulty,
-    })
+    errors.add(&path, &name, "an `authority` besides it: this cluster's name cannot be one");
+    Some(Target { cluster: name, authority: Authority::Faulty })
 }
 
 fn of_destination(
@@ -134,10 +103,7 @@ fn of_destination(
     errors: &mut Errors,
     warnings: &mut Vec<String>,
 ) -> Option<Target> {
-    let At {
-        path: here,
-        value: RawDestination { host, port, subset },
-    } = destination.open(errors)?;
+    let At { path: here, value: RawDestination { host, port, subset } } = destination.open(errors)?;
     let part = |text: &At<String>, expected, errors: &mut Errors| {
         let allowed = |byte: u8| byte.is_ascii_alphanumeric() || b"-._".contains(&byte);
         let good = !text.value.is_empty() && text.value.bytes().all(allowed);
@@ -147,24 +113,16 @@ fn of_destination(
         good
     };
     let expected = "a service's full name, such as hotel.travel.svc.cluster.local";
-    let host =
-        required(host, &here, "host", expected, errors).filter(|host| part(host, expected, errors));
+    let host = required(host, &here, "host", expected, errors).filter(|host| part(host, expected, errors));
     let port = required(port, &here, "port", "a port from 1 to 65535", errors).and_then(|port| {
-        let number = u16::try_from(port.value.0)
-            .ok()
-            .filter(|number| *number > 0);
+        let number = u16::try_from(port.value.0).ok().filter(|number| *number > 0);
         if number.is_none() {
-            errors.push(
-                &port.path,
-                port.value.0.to_string(),
-                "a port from 1 to 65535",
-            );
+            errors.push(&port.path, port.value.0.to_string(), "a port from 1 to 65535");
         }
         number
     });
     let subset_given = subset.is_some();
-    let subset =
-        optional(subset, errors).filter(|subset| part(subset, "the name of a subset", errors));
+    let subset = optional(subset, errors).filter(|subset| part(subset, "the name of a subset", errors));
     let subset = match (subset_given, subset) {
         (true, None) => return None,
         (_, subset) => subset.map(|subset| subset.value).unwrap_or_default(),

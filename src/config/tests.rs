@@ -60,22 +60,15 @@ fn to_struct(value: &Value) -> Vec<u8> {
 }
 
 fn kind_of(value: &Value) -> Kind {
-    let message = |value: &Value| prost_types::Value {
-        kind: Some(kind_of(value)),
-    };
+    let message = |value: &Value| prost_types::Value { kind: Some(kind_of(value)) };
     match value {
         Value::Null => Kind::NullValue(0),
         Value::Bool(value) => Kind::BoolValue(*value),
         Value::Number(number) => Kind::NumberValue(number.as_f64().unwrap()),
         Value::String(text) => Kind::StringValue(text.clone()),
-        Value::Array(items) => Kind::ListValue(prost_types::ListValue {
-            values: items.iter().map(message).collect(),
-        }),
+        Value::Array(items) => Kind::ListValue(prost_types::ListValue { values: items.iter().map(message).collect() }),
         Value::Object(entries) => {
-            let fields: BTreeMap<_, _> = entries
-                .iter()
-                .map(|(key, value)| (key.clone(), message(value)))
-                .collect();
+            let fields: BTreeMap<_, _> = entries.iter().map(|(key, value)| (key.clone(), message(value))).collect();
             Kind::StructValue(prost_types::Struct { fields })
         }
     }
@@ -99,19 +92,13 @@ fn the_example_is_read_from_json_text_and_from_a_struct_alike() {
     assert_eq!(from_text.warnings, Vec::<String>::new());
 
     let saga = &from_text.definitions[0];
-    assert_eq!(
-        (saga.name.as_str(), saga.deadline),
-        ("book-trip", Duration::from_secs(10))
-    );
+    assert_eq!((saga.name.as_str(), saga.deadline), ("book-trip", Duration::from_secs(10)));
     assert_eq!(saga.matcher.to_string(), "POST /trips");
     assert_eq!((saga.completed.status, saga.compensated.status), (201, 409));
     assert_eq!(saga.completed.headers[0].0, "location");
     assert!(saga.completed.body.is_some() && saga.compensated.body.is_none());
     let car = &saga.steps[2];
-    assert_eq!(
-        (&car.after, &car.predecessors, &car.successors),
-        (&vec![0, 1], &vec![0, 1], &vec![])
-    );
+    assert_eq!((&car.after, &car.predecessors, &car.successors), (&vec![0, 1], &vec![0, 1], &vec![]));
     assert_eq!(saga.steps[0].successors, [2]);
     assert_eq!(car.when.as_ref().unwrap().source(), "has(request.body.car)");
     assert_eq!(car.transaction.headers[0].0, "x-hotel");
@@ -122,62 +109,34 @@ fn a_compensation_takes_over_cluster_and_timeout_but_not_retry_or_predicates() {
     let configuration = from_json(&example()).unwrap();
     let hotel = &configuration.definitions[0].steps[0];
     let compensation = hotel.compensation.as_ref().unwrap();
-    assert_eq!(
-        (compensation.cluster.as_str(), compensation.method.as_str()),
-        ("hotel", "DELETE")
-    );
+    assert_eq!((compensation.cluster.as_str(), compensation.method.as_str()), ("hotel", "DELETE"));
     assert_eq!(compensation.per_try_timeout, Duration::from_secs(2));
     assert!(compensation.success.is_none());
     let seconds = Duration::from_secs;
-    let transaction_retry = Retry {
-        max_attempts: Some(3),
-        base_interval: Duration::from_millis(100),
-        max_interval: seconds(1),
-    };
+    let transaction_retry =
+        Retry { max_attempts: Some(3), base_interval: Duration::from_millis(100), max_interval: seconds(1) };
     assert_eq!(hotel.transaction.retry, transaction_retry);
-    let endless = Retry {
-        max_attempts: None,
-        base_interval: Duration::from_millis(50),
-        max_interval: seconds(5),
-    };
+    let endless = Retry { max_attempts: None, base_interval: Duration::from_millis(50), max_interval: seconds(5) };
     assert_eq!(compensation.retry, endless);
     let flight = &configuration.definitions[0].steps[1];
     assert_eq!(flight.transaction.per_try_timeout, seconds(5));
-    assert_eq!(
-        flight.transaction.retry,
-        Retry {
-            max_attempts: Some(3),
-            ..endless
-        }
-    );
+    assert_eq!(flight.transaction.retry, Retry { max_attempts: Some(3), ..endless });
 }
 
 #[test]
 fn a_destination_becomes_the_cluster_that_istio_names() {
     let mut configuration = example();
     let step = &mut configuration["sagas"][0]["steps"][0];
-    step["transaction"]
-        .as_object_mut()
-        .unwrap()
-        .remove("cluster");
+    step["transaction"].as_object_mut().unwrap().remove("cluster");
     step["transaction"]["destination"] =
         json!({"host": "hotel.travel.svc.cluster.local", "port": 8080, "subset": "v2"});
     step["compensation"]["destination"] = json!({"host": "undo", "port": 80});
     let loaded = from_json(&configuration).unwrap();
     let hotel = &loaded.definitions[0].steps[0];
-    assert_eq!(
-        hotel.transaction.cluster,
-        "outbound|8080|v2|hotel.travel.svc.cluster.local"
-    );
-    assert_eq!(
-        hotel.compensation.as_ref().unwrap().cluster,
-        "outbound|80||undo"
-    );
+    assert_eq!(hotel.transaction.cluster, "outbound|8080|v2|hotel.travel.svc.cluster.local");
+    assert_eq!(hotel.compensation.as_ref().unwrap().cluster, "outbound|80||undo");
     assert_eq!(loaded.warnings.len(), 1);
-    assert!(
-        loaded.warnings[0]
-            .starts_with("sagas[0].steps[0].compensation.destination.host: undo is a short name")
-    );
+    assert!(loaded.warnings[0].starts_with("sagas[0].steps[0].compensation.destination.host: undo is a short name"));
 }
 
 #[test]
@@ -186,45 +145,26 @@ fn an_authority_is_that_of_the_call_then_of_the_transaction_then_the_clusters_na
         let mut configuration = example();
         let step = &mut configuration["sagas"][0]["steps"][0];
         for (call, fields) in [("transaction", transaction), ("compensation", compensation)] {
-            step[call]
-                .as_object_mut()
-                .unwrap()
-                .extend(fields.as_object().unwrap().clone());
+            step[call].as_object_mut().unwrap().extend(fields.as_object().unwrap().clone());
         }
         let loaded = from_json(&configuration).unwrap();
         let hotel = &loaded.definitions[0].steps[0];
-        [
-            format!("{:?}", hotel.transaction.authority),
-            format!("{:?}", hotel.compensation.as_ref().unwrap().authority),
-        ]
+        [format!("{:?}", hotel.transaction.authority), format!("{:?}", hotel.compensation.as_ref().unwrap().authority)]
     };
     let template = |source: &str, scope| {
-        format!(
-            "{:?}",
-            crate::template::Template::compile(source, crate::template::Place::Authority, &scope)
-                .unwrap()
-        )
+        format!("{:?}", crate::template::Template::compile(source, crate::template::Place::Authority, &scope).unwrap())
     };
     use crate::template::Scope;
     let both = |transaction, compensation| {
-        [
-            template(transaction, Scope::transaction(&[])),
-            template(compensation, Scope::compensation(&[])),
-        ]
+        [template(transaction, Scope::transaction(&[])), template(compensation, Scope::compensation(&[]))]
     };
     assert_eq!(authorities(json!({}), json!({})), both("hotel", "hotel"));
     assert_eq!(
         authorities(json!({"authority": "${request.host}"}), json!({})),
         both("${request.host}", "${request.host}")
     );
-    assert_eq!(
-        authorities(json!({"authority": "a"}), json!({"authority": "b"})),
-        both("a", "b")
-    );
-    assert_eq!(
-        authorities(json!({"authority": "a"}), json!({"cluster": "other"})),
-        both("a", "other")
-    );
+    assert_eq!(authorities(json!({"authority": "a"}), json!({"authority": "b"})), both("a", "b"));
+    assert_eq!(authorities(json!({"authority": "a"}), json!({"cluster": "other"})), both("a", "other"));
     let piped = json!({"cluster": "outbound|80||h", "authority": "h"});
     assert_eq!(authorities(piped, json!({})), both("h", "h"));
 }
@@ -234,24 +174,11 @@ fn predecessors_and_successors_are_transitive() {
     let step = |name: &str, after: Value| json!({"name": name, "after": after, "transaction": {"cluster": "c", "method": "POST", "path": "/"}});
     let mut configuration = example();
     configuration["sagas"][0]["reply"] = Value::Null;
-    configuration["sagas"][0]["steps"] = json!([
-        step("d", json!(["c", "b"])),
-        step("a", json!([])),
-        step("b", json!(["a"])),
-        step("c", json!(["a"])),
-    ]);
+    configuration["sagas"][0]["steps"] =
+        json!([step("d", json!(["c", "b"])), step("a", json!([])), step("b", json!(["a"])), step("c", json!(["a"])),]);
     let loaded = from_json(&configuration).unwrap();
     let steps = &loaded.definitions[0].steps;
-    let order: Vec<_> = steps
-        .iter()
-        .map(|s| {
-            (
-                s.after.clone(),
-                s.predecessors.clone(),
-                s.successors.clone(),
-            )
-        })
-        .collect();
+    let order: Vec<_> = steps.iter().map(|s| (s.after.clone(), s.predecessors.clone(), s.successors.clone())).collect();
     assert_eq!(
         order,
         [
@@ -265,18 +192,8 @@ fn predecessors_and_successors_are_transitive() {
 
 #[test]
 fn the_least_configurations_are_accepted() {
-    assert!(
-        from_json(&json!({"version": 1}))
-            .unwrap()
-            .definitions
-            .is_empty()
-    );
-    assert_eq!(
-        from_json(&json!({"version": 1.0, "role": "gate", "sagas": []}))
-            .unwrap()
-            .role,
-        Role::Gate
-    );
+    assert!(from_json(&json!({"version": 1})).unwrap().definitions.is_empty());
+    assert_eq!(from_json(&json!({"version": 1.0, "role": "gate", "sagas": []})).unwrap().role, Role::Gate);
     let gate = from_json(&json!({"version": 1, "role": "coordinator", "gate": true})).unwrap();
     assert_eq!(gate.role, Role::Coordinator { gate: true });
 }
@@ -289,31 +206,15 @@ fn limits_and_forwarded_headers_are_read() {
         "forward_headers": ["X-User", "Authorization"],
     }))
     .unwrap();
-    assert_eq!(
-        loaded.limits,
-        Limits {
-            max_sagas: 5,
-            max_bytes: 2 << 20,
-            max_body: 1024
-        }
-    );
+    assert_eq!(loaded.limits, Limits { max_sagas: 5, max_bytes: 2 << 20, max_body: 1024 });
     assert_eq!(loaded.forward_headers, ["x-user", "authorization"]);
-    assert_eq!(
-        loaded.warnings,
-        ["forward_headers[1]: authorization may have expired when a compensation needs it"]
-    );
+    assert_eq!(loaded.warnings, ["forward_headers[1]: authorization may have expired when a compensation needs it"]);
 }
 
 #[test]
 fn limits_left_out_keep_their_defaults() {
     let loaded = from_json(&json!({"version": 1, "limits": {"max_sagas": 1}})).unwrap();
-    assert_eq!(
-        loaded.limits,
-        Limits {
-            max_sagas: 1,
-            ..Limits::default()
-        }
-    );
+    assert_eq!(loaded.limits, Limits { max_sagas: 1, ..Limits::default() });
 }
 
 #[test]
@@ -323,22 +224,18 @@ fn headers_matched_may_have_to_be_absent() {
         "path_template": "/trips/{id}", "host": "[::1]", "headers": [{"name": "X-Dry-Run", "present": false}],
     });
     let loaded = from_json(&configuration).unwrap();
-    assert_eq!(
-        loaded.definitions[0].matcher.to_string(),
-        "* /trips/{id}, host [::1], without x-dry-run"
-    );
+    assert_eq!(loaded.definitions[0].matcher.to_string(), "* /trips/{id}, host [::1], without x-dry-run");
 }
 
 /// Every place in `value` that holds no object or list, as a JSON pointer.
 fn leaves(value: &Value, pointer: &str, found: &mut Vec<String>) {
     match value {
-        Value::Object(object) => object
-            .iter()
-            .for_each(|(key, value)| leaves(value, &format!("{pointer}/{key}"), found)),
-        Value::Array(list) => list
-            .iter()
-            .enumerate()
-            .for_each(|(i, value)| leaves(value, &format!("{pointer}/{i}"), found)),
+        Value::Object(object) => {
+            object.iter().for_each(|(key, value)| leaves(value, &format!("{pointer}/{key}"), found))
+        }
+        Value::Array(list) => {
+            list.iter().enumerate().for_each(|(i, value)| leaves(value, &format!("{pointer}/{i}"), found))
+        }
         _ => found.push(pointer.to_owned()),
     }
 }
@@ -355,19 +252,12 @@ fn a_wrong_kind_of_value_is_told_wherever_it_stands() {
         *configuration.pointer_mut(&pointer).unwrap() = json!([{"?": 1}]);
         let errors = errors_of(&configuration);
         let path = pointer.trim_start_matches('/').replace('/', ".");
-        let path = path
-            .split('.')
-            .fold(String::new(), |path, part| match part.parse::<usize>() {
-                Ok(index) => format!("{path}[{index}]"),
-                Err(_) if path.is_empty() => part.to_owned(),
-                Err(_) => format!("{path}.{part}"),
-            });
-        assert!(
-            errors
-                .iter()
-                .any(|error| error.starts_with(&format!("{path}: found [{{"))),
-            "{path}: {errors:?}"
-        );
+        let path = path.split('.').fold(String::new(), |path, part| match part.parse::<usize>() {
+            Ok(index) => format!("{path}[{index}]"),
+            Err(_) if path.is_empty() => part.to_owned(),
+            Err(_) => format!("{path}.{part}"),
+        });
+        assert!(errors.iter().any(|error| error.starts_with(&format!("{path}: found [{{"))), "{path}: {errors:?}");
     }
 }
 
@@ -378,14 +268,7 @@ fn any_json() -> impl Strategy<Value = Value> {
         any::<i64>().prop_map(Value::from),
         any::<f64>().prop_map(Value::from),
         ".*".prop_map(Value::from),
-        prop_oneof![
-            Just("POST"),
-            Just("/a"),
-            Just("1s"),
-            Just("${saga.id}"),
-            Just("hotel")
-        ]
-        .prop_map(Value::from),
+        prop_oneof![Just("POST"), Just("/a"), Just("1s"), Just("${saga.id}"), Just("hotel")].prop_map(Value::from),
     ];
     leaf.prop_recursive(4, 32, 6, |inner| {
         prop_oneof![

@@ -30,12 +30,7 @@ struct Node {
 impl MatcherTable {
     /// The matchers of these definitions, in this order.
     pub fn new(definitions: &[Arc<Definition>]) -> Self {
-        Self::of(
-            definitions
-                .iter()
-                .map(|definition| definition.matcher.clone())
-                .collect(),
-        )
+        Self::of(definitions.iter().map(|definition| definition.matcher.clone()).collect())
     }
 
     pub(super) fn of(matchers: Vec<Matcher>) -> Self {
@@ -45,9 +40,7 @@ impl MatcherTable {
                 PathPattern::Exact(path) => root.descend(literals(path)).ends.push(index),
                 PathPattern::Prefix(prefix) if prefix == "/" => root.prefixes.push(index),
                 PathPattern::Prefix(prefix) => root.descend(literals(prefix)).prefixes.push(index),
-                PathPattern::Template(segments) => {
-                    root.descend(segments.iter().cloned()).ends.push(index)
-                }
+                PathPattern::Template(segments) => root.descend(segments.iter().cloned()).ends.push(index),
             }
         }
         Self { root, matchers }
@@ -71,12 +64,9 @@ impl MatcherTable {
             true
         });
         candidates.sort_unstable();
-        candidates.into_iter().find_map(|index| {
-            self.matchers
-                .get(index)?
-                .matches(request)
-                .map(|parameters| (index, parameters))
-        })
+        candidates
+            .into_iter()
+            .find_map(|index| self.matchers.get(index)?.matches(request).map(|parameters| (index, parameters)))
     }
 
     /// Hands over every matcher whose path holds, until `more` gives false.
@@ -88,9 +78,7 @@ impl MatcherTable {
 }
 
 fn literals(path: &str) -> impl Iterator<Item = Segment> {
-    path.split('/')
-        .skip(1)
-        .map(|segment| Segment::Literal(segment.to_owned()))
+    path.split('/').skip(1).map(|segment| Segment::Literal(segment.to_owned()))
 }
 
 impl Node {

@@ -3,12 +3,7 @@ use proptest::prelude::*;
 use super::*;
 
 fn head<'a>(method: &'a str, path: &'a str, host: &'a str) -> RequestHead<'a> {
-    RequestHead {
-        method,
-        path,
-        host,
-        header: &|_| None,
-    }
+    RequestHead { method, path, host, header: &|_| None }
 }
 
 fn literal(text: &str) -> Segment {
@@ -37,29 +32,17 @@ fn a_path_is_compared_whole_and_without_its_query() {
         ("*", false),
         ("", false),
     ] {
-        assert_eq!(
-            matcher.matches(&head("POST", path, "h")).is_some(),
-            holds,
-            "{path}"
-        );
+        assert_eq!(matcher.matches(&head("POST", path, "h")).is_some(), holds, "{path}");
     }
 }
 
 #[test]
 fn a_prefix_is_of_whole_segments() {
     let matcher = of_path(PathPattern::Prefix("/trips".to_owned()));
-    for (path, holds) in [
-        ("/trips", true),
-        ("/trips/", true),
-        ("/trips/7/cars?x=1", true),
-        ("/tripsy", false),
-        ("/", false),
-    ] {
-        assert_eq!(
-            matcher.matches(&head("POST", path, "h")).is_some(),
-            holds,
-            "{path}"
-        );
+    for (path, holds) in
+        [("/trips", true), ("/trips/", true), ("/trips/7/cars?x=1", true), ("/tripsy", false), ("/", false)]
+    {
+        assert_eq!(matcher.matches(&head("POST", path, "h")).is_some(), holds, "{path}");
     }
     let all = of_path(PathPattern::Prefix("/".to_owned()));
     assert!(all.matches(&head("POST", "/", "h")).is_some());
@@ -69,29 +52,10 @@ fn a_prefix_is_of_whole_segments() {
 
 #[test]
 fn a_template_gives_decoded_parameters_in_order() {
-    let matcher = of_path(PathPattern::Template(vec![
-        literal("trips"),
-        parameter("id"),
-        parameter("leg"),
-    ]));
-    let found = matcher
-        .matches(&head("POST", "/trips/a%2Fb%20c/2?x", "h"))
-        .unwrap();
-    assert_eq!(
-        found,
-        [
-            ("id".to_owned(), "a/b c".to_owned()),
-            ("leg".to_owned(), "2".to_owned())
-        ]
-    );
-    for path in [
-        "/trips/7",
-        "/trips/7/",
-        "/trips//2",
-        "/trips/7/2/",
-        "/trips/7/2/3",
-        "/other/7/2",
-    ] {
+    let matcher = of_path(PathPattern::Template(vec![literal("trips"), parameter("id"), parameter("leg")]));
+    let found = matcher.matches(&head("POST", "/trips/a%2Fb%20c/2?x", "h")).unwrap();
+    assert_eq!(found, [("id".to_owned(), "a/b c".to_owned()), ("leg".to_owned(), "2".to_owned())]);
+    for path in ["/trips/7", "/trips/7/", "/trips//2", "/trips/7/2/", "/trips/7/2/3", "/other/7/2"] {
         assert_eq!(matcher.matches(&head("POST", path, "h")), None, "{path}");
     }
 }
@@ -107,63 +71,29 @@ fn a_host_is_compared_without_port_and_case() {
         ("[::1]", "[::1]", true),
         ("[::1]", "[::2]:80", false),
     ] {
-        let matcher = Matcher::new(
-            None,
-            PathPattern::Exact("/".to_owned()),
-            Some(host.to_owned()),
-            Vec::new(),
-        );
-        assert_eq!(
-            matcher.matches(&head("GET", "/", given)).is_some(),
-            holds,
-            "{host} {given}"
-        );
+        let matcher = Matcher::new(None, PathPattern::Exact("/".to_owned()), Some(host.to_owned()), Vec::new());
+        assert_eq!(matcher.matches(&head("GET", "/", given)).is_some(), holds, "{host} {given}");
     }
 }
 
 #[test]
 fn all_headers_must_hold() {
-    let pattern = |name: &str, test| HeaderPattern {
-        name: name.to_owned(),
-        test,
-    };
+    let pattern = |name: &str, test| HeaderPattern { name: name.to_owned(), test };
     let headers = vec![
         pattern("x-tenant", HeaderTest::Exact("a".to_owned())),
-        pattern(
-            "content-type",
-            HeaderTest::Prefix("application/json".to_owned()),
-        ),
+        pattern("content-type", HeaderTest::Prefix("application/json".to_owned())),
         pattern("x-user", HeaderTest::Present(true)),
         pattern("x-debug", HeaderTest::Present(false)),
     ];
     let matcher = Matcher::new(None, PathPattern::Exact("/".to_owned()), None, headers);
-    let good = [
-        ("x-tenant", "a"),
-        ("content-type", "application/json; charset=utf-8"),
-        ("x-user", ""),
-    ];
+    let good = [("x-tenant", "a"), ("content-type", "application/json; charset=utf-8"), ("x-user", "")];
     let holds = |given: &[(&str, &str)]| {
-        let header = |name: &str| {
-            given
-                .iter()
-                .find(|(key, _)| *key == name)
-                .map(|(_, value)| (*value).to_owned())
-        };
-        matcher
-            .matches(&RequestHead {
-                header: &header,
-                ..head("GET", "/", "h")
-            })
-            .is_some()
+        let header = |name: &str| given.iter().find(|(key, _)| *key == name).map(|(_, value)| (*value).to_owned());
+        matcher.matches(&RequestHead { header: &header, ..head("GET", "/", "h") }).is_some()
     };
     assert!(holds(&good));
     for missing in 0..good.len() {
-        let rest: Vec<_> = good
-            .iter()
-            .enumerate()
-            .filter(|(index, _)| *index != missing)
-            .map(|(_, h)| *h)
-            .collect();
+        let rest: Vec<_> = good.iter().enumerate().filter(|(index, _)| *index != missing).map(|(_, h)| *h).collect();
         assert!(!holds(&rest), "without {}", good[missing].0);
     }
     assert!(!holds(&[good.as_slice(), &[("x-debug", "1")]].concat()));
@@ -180,96 +110,48 @@ fn connect_and_upgrades_never_match() {
             "connection" => connection.map(str::to_owned),
             _ => None,
         };
-        matcher
-            .matches(&RequestHead {
-                header: &header,
-                ..head("GET", "/", "h")
-            })
-            .is_some()
+        matcher.matches(&RequestHead { header: &header, ..head("GET", "/", "h") }).is_some()
     };
-    assert!(!matches_with(
-        Some("websocket"),
-        Some("keep-alive, Upgrade")
-    ));
+    assert!(!matches_with(Some("websocket"), Some("keep-alive, Upgrade")));
     assert!(matches_with(Some("websocket"), None));
     assert!(matches_with(None, Some("upgrade")));
 }
 
 #[test]
 fn a_method_is_compared_with_case_and_may_be_any() {
-    let matcher = Matcher::new(
-        Some("POST".to_owned()),
-        PathPattern::Exact("/".to_owned()),
-        None,
-        Vec::new(),
-    );
+    let matcher = Matcher::new(Some("POST".to_owned()), PathPattern::Exact("/".to_owned()), None, Vec::new());
     assert!(matcher.matches(&head("POST", "/", "h")).is_some());
     assert!(matcher.matches(&head("post", "/", "h")).is_none());
-    assert!(
-        of_path(PathPattern::Exact("/".to_owned()))
-            .matches(&head("PURGE", "/", "h"))
-            .is_some()
-    );
+    assert!(of_path(PathPattern::Exact("/".to_owned())).matches(&head("PURGE", "/", "h")).is_some());
 }
 
 #[test]
 fn the_first_matcher_that_holds_is_taken_and_not_the_most_specific() {
-    let any = of_path(PathPattern::Template(vec![
-        literal("trips"),
-        parameter("id"),
-    ]));
+    let any = of_path(PathPattern::Template(vec![literal("trips"), parameter("id")]));
     let exact = of_path(PathPattern::Exact("/trips/new".to_owned()));
-    let host = Matcher::new(
-        None,
-        PathPattern::Prefix("/".to_owned()),
-        Some("a".to_owned()),
-        Vec::new(),
-    );
+    let host = Matcher::new(None, PathPattern::Prefix("/".to_owned()), Some("a".to_owned()), Vec::new());
     let table = MatcherTable::of(vec![host.clone(), any.clone(), exact.clone()]);
     assert_eq!(table.find(&head("GET", "/trips/new", "b")).unwrap().0, 1);
     assert_eq!(table.find(&head("GET", "/trips/new", "a")).unwrap().0, 0);
     let table = MatcherTable::of(vec![exact, any, host]);
     assert_eq!(table.find(&head("GET", "/trips/new", "a")).unwrap().0, 0);
-    assert_eq!(
-        table.find(&head("GET", "/trips/7", "a")).unwrap(),
-        (1, vec![("id".to_owned(), "7".to_owned())])
-    );
+    assert_eq!(table.find(&head("GET", "/trips/7", "a")).unwrap(), (1, vec![("id".to_owned(), "7".to_owned())]));
     assert_eq!(table.find(&head("GET", "/x", "b")), None);
 }
 
 #[test]
 fn headers_are_not_read_for_a_path_that_no_matcher_has() {
-    let header = HeaderPattern {
-        name: "x".to_owned(),
-        test: HeaderTest::Present(true),
-    };
-    let matcher = Matcher::new(
-        None,
-        PathPattern::Exact("/trips".to_owned()),
-        None,
-        vec![header],
-    );
+    let header = HeaderPattern { name: "x".to_owned(), test: HeaderTest::Present(true) };
+    let matcher = Matcher::new(None, PathPattern::Exact("/trips".to_owned()), None, vec![header]);
     let table = MatcherTable::of(vec![matcher]);
     let read = |name: &str| -> Option<String> { panic!("{name} was read") };
-    assert_eq!(
-        table.find(&RequestHead {
-            header: &read,
-            ..head("GET", "/other", "h")
-        }),
-        None
-    );
+    assert_eq!(table.find(&RequestHead { header: &read, ..head("GET", "/other", "h") }), None);
 }
 
 #[test]
 fn among_a_thousand_sagas_only_those_of_the_path_are_looked_at() {
     let matchers = (0..1000)
-        .map(|n| {
-            of_path(PathPattern::Template(vec![
-                literal("api"),
-                literal(&format!("s{n}")),
-                parameter("id"),
-            ]))
-        })
+        .map(|n| of_path(PathPattern::Template(vec![literal("api"), literal(&format!("s{n}")), parameter("id")])))
         .collect();
     let table = MatcherTable::of(matchers);
     let mut seen = Vec::new();
@@ -281,26 +163,16 @@ fn among_a_thousand_sagas_only_those_of_the_path_are_looked_at() {
 }
 
 fn any_segment() -> impl Strategy<Value = String> {
-    prop_oneof![
-        Just(String::new()),
-        Just("a".to_owned()),
-        Just("b".to_owned()),
-        Just("%61".to_owned())
-    ]
+    prop_oneof![Just(String::new()), Just("a".to_owned()), Just("b".to_owned()), Just("%61".to_owned())]
 }
 
 fn any_path() -> impl Strategy<Value = String> {
-    prop::collection::vec(any_segment(), 1..4)
-        .prop_map(|segments| format!("/{}", segments.join("/")))
+    prop::collection::vec(any_segment(), 1..4).prop_map(|segments| format!("/{}", segments.join("/")))
 }
 
 fn any_matcher() -> impl Strategy<Value = Matcher> {
-    let segment = any_segment().prop_flat_map(|text| {
-        prop_oneof![
-            Just(Segment::Literal(text)),
-            Just(Segment::Parameter("p".to_owned()))
-        ]
-    });
+    let segment = any_segment()
+        .prop_flat_map(|text| prop_oneof![Just(Segment::Literal(text)), Just(Segment::Parameter("p".to_owned()))]);
     let path = prop_oneof![
         any_path().prop_map(PathPattern::Exact),
         any_path().prop_map(|path| match path.trim_end_matches('/') {

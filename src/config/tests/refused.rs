@@ -11,14 +11,9 @@ fn with(changes: &[(&str, Value)]) -> Value {
     let mut configuration = example();
     for (path, value) in changes {
         let (parent, key) = path.rsplit_once('.').unwrap_or(("", path));
-        let pointer = parent
-            .split('.')
-            .filter(|part| !part.is_empty())
-            .fold(String::new(), |p, part| format!("{p}/{part}"));
-        match configuration
-            .pointer_mut(&pointer)
-            .unwrap_or_else(|| panic!("{path}"))
-        {
+        let pointer =
+            parent.split('.').filter(|part| !part.is_empty()).fold(String::new(), |p, part| format!("{p}/{part}"));
+        match configuration.pointer_mut(&pointer).unwrap_or_else(|| panic!("{path}")) {
             Value::Array(list) => list[key.parse::<usize>().unwrap()] = value.clone(),
             object => object[key] = value.clone(),
         }
@@ -31,92 +26,28 @@ fn with(changes: &[(&str, Value)]) -> Value {
 fn refused(path: &str, value: Value, error: &str, expected: &str) {
     let errors = errors_of(&with(&[(path, value.clone())]));
     assert_eq!(errors.len(), 1, "{path} = {value}: {errors:#?}");
-    assert!(
-        errors[0].starts_with(error),
-        "{path} = {value}: {errors:#?}"
-    );
-    assert!(
-        errors[0].contains(expected),
-        "{path} = {value}: {errors:#?}"
-    );
+    assert!(errors[0].starts_with(error), "{path} = {value}: {errors:#?}");
+    assert!(errors[0].contains(expected), "{path} = {value}: {errors:#?}");
 }
 
 #[test]
 fn at_the_top() {
-    refused(
-        "version",
-        Value::Null,
-        "version: found nothing",
-        "expected 1",
-    );
+    refused("version", Value::Null, "version: found nothing", "expected 1");
     refused("version", json!(2), "version: found 2", "expected 1");
-    refused(
-        "version",
-        json!("1"),
-        "version: found \"1\"",
-        "a whole number",
-    );
-    refused(
-        "version",
-        json!(1.5),
-        "version: found 1.5",
-        "a whole number",
-    );
-    refused(
-        "role",
-        json!("operator"),
-        "role: found \"operator\"",
-        "one of coordinator, gate",
-    );
+    refused("version", json!("1"), "version: found \"1\"", "a whole number");
+    refused("version", json!(1.5), "version: found 1.5", "a whole number");
+    refused("role", json!("operator"), "role: found \"operator\"", "one of coordinator, gate");
     refused("gate", json!("yes"), "gate: found \"yes\"", "true or false");
     refused("sagas", json!({}), "sagas: found {}", "a list");
-    refused(
-        "limits",
-        json!({"max_sagas": 0}),
-        "limits.max_sagas: found 0",
-        "from 1",
-    );
-    refused(
-        "limits",
-        json!({"max_bytes": "1GB"}),
-        "limits.max_bytes: found \"1GB\"",
-        "such as 512KiB",
-    );
-    refused(
-        "limits",
-        json!({"max_body": "4GiB"}),
-        "limits.max_body: found \"4GiB\"",
-        "to 4294967295",
-    );
-    refused(
-        "limits",
-        json!({"max_body": -1}),
-        "limits.max_body: found -1",
-        "a size",
-    );
-    for name in [
-        "host",
-        "accept-encoding",
-        "content-type",
-        "saga-id",
-        "x-envoy-retry-on",
-        "Idempotency-Key",
-        "a b",
-        "",
-    ] {
-        refused(
-            "forward_headers",
-            json!([name]),
-            "forward_headers[0]: found",
-            "header",
-        );
+    refused("limits", json!({"max_sagas": 0}), "limits.max_sagas: found 0", "from 1");
+    refused("limits", json!({"max_bytes": "1GB"}), "limits.max_bytes: found \"1GB\"", "such as 512KiB");
+    refused("limits", json!({"max_body": "4GiB"}), "limits.max_body: found \"4GiB\"", "to 4294967295");
+    refused("limits", json!({"max_body": -1}), "limits.max_body: found -1", "a size");
+    for name in ["host", "accept-encoding", "content-type", "saga-id", "x-envoy-retry-on", "Idempotency-Key", "a b", ""]
+    {
+        refused("forward_headers", json!([name]), "forward_headers[0]: found", "header");
     }
-    refused(
-        "forward_headers",
-        json!(["x-a", "X-A"]),
-        "forward_headers[1]: found \"X-A\"",
-        "each header once",
-    );
+    refused("forward_headers", json!(["x-a", "X-A"]), "forward_headers[1]: found \"X-A\"", "each header once");
 }
 
 #[test]
@@ -131,12 +62,7 @@ fn what_is_not_built_is_unknown() {
         ("sagas.0.start_key", json!("''")),
         ("sagas.0.steps.0.pivot", json!(true)),
     ] {
-        refused(
-            path,
-            value,
-            "",
-            ": found an unknown field, expected one of the fields ",
-        );
+        refused(path, value, "", ": found an unknown field, expected one of the fields ");
     }
     refused(
         "sagas.0.steps.0.compensation",
@@ -144,67 +70,27 @@ fn what_is_not_built_is_unknown() {
         "sagas[0].steps[0].compensation: found \"nested\"",
         "an object",
     );
-    refused(
-        "sagas.0.wait",
-        json!("0s"),
-        "sagas[0].wait",
-        "one of the fields name, match, deadline, steps, reply",
-    );
+    refused("sagas.0.wait", json!("0s"), "sagas[0].wait", "one of the fields name, match, deadline, steps, reply");
 }
 
 #[test]
 fn a_gate_takes_nothing() {
-    let errors = errors_of(&with(&[
-        ("role", json!("gate")),
-        ("gate", json!(true)),
-        ("limits", json!({})),
-    ]));
-    let begins: Vec<_> = errors
-        .iter()
-        .map(|error| error.split(':').next().unwrap())
-        .collect();
+    let errors = errors_of(&with(&[("role", json!("gate")), ("gate", json!(true)), ("limits", json!({}))]));
+    let begins: Vec<_> = errors.iter().map(|error| error.split(':').next().unwrap()).collect();
     assert_eq!(begins, ["gate", "sagas", "limits"]);
 }
 
 #[test]
 fn in_a_saga() {
     refused("sagas.0", json!(5), "sagas[0]: found 5", "an object");
-    refused(
-        "sagas.0.name",
-        json!("Book"),
-        "sagas[0].name: found \"Book\"",
-        "[a-z0-9-]{1,63}",
-    );
-    refused(
-        "sagas.0.name",
-        Value::Null,
-        "sagas[0].name: found nothing",
-        "a name",
-    );
-    refused(
-        "sagas.0.match",
-        Value::Null,
-        "sagas[0].match: found nothing",
-        "which requests",
-    );
-    refused(
-        "sagas.0.deadline",
-        json!("0s"),
-        "sagas[0].deadline: found \"0s\"",
-        "a duration such as",
-    );
-    refused(
-        "sagas.0.deadline",
-        json!(10),
-        "sagas[0].deadline: found 10",
-        "a duration such as",
-    );
+    refused("sagas.0.name", json!("Book"), "sagas[0].name: found \"Book\"", "[a-z0-9-]{1,63}");
+    refused("sagas.0.name", Value::Null, "sagas[0].name: found nothing", "a name");
+    refused("sagas.0.match", Value::Null, "sagas[0].match: found nothing", "which requests");
+    refused("sagas.0.deadline", json!("0s"), "sagas[0].deadline: found \"0s\"", "a duration such as");
+    refused("sagas.0.deadline", json!(10), "sagas[0].deadline: found 10", "a duration such as");
     let mut twice = example();
     twice["sagas"] = json!([example()["sagas"][0], example()["sagas"][0]]);
-    assert_eq!(
-        errors_of(&twice),
-        ["sagas[1].name: found \"book-trip\", expected a name that no other saga has"]
-    );
+    assert_eq!(errors_of(&twice), ["sagas[1].name: found \"book-trip\", expected a name that no other saga has"]);
 }
 
 #[test]
@@ -234,12 +120,7 @@ fn in_a_match() {
         (json!({"path": "/", "query": "a"}), ".query: found an unknown field", "method, path, path_prefix"),
     ];
     for (value, begin, expected) in cases {
-        refused(
-            "sagas.0.match",
-            value,
-            &format!("sagas[0].match{begin}"),
-            expected,
-        );
+        refused("sagas.0.match", value, &format!("sagas[0].match{begin}"), expected);
     }
 }
 
@@ -265,25 +146,15 @@ fn in_the_order_of_steps() {
     );
     assert_eq!(
         after(&[(1, json!(["hotle"]))]),
-        [
-            r#"sagas[0].steps[1].after[0]: found "hotle", expected a step of this saga: "hotel", "flight", "car""#
-        ]
+        [r#"sagas[0].steps[1].after[0]: found "hotle", expected a step of this saga: "hotel", "flight", "car""#]
     );
-    for (name, expected) in [
-        ("true", "reserve"),
-        ("while", "reserve"),
-        ("a-b", "[a-z]"),
-        ("flight", "no other step"),
-    ] {
+    for (name, expected) in [("true", "reserve"), ("while", "reserve"), ("a-b", "[a-z]"), ("flight", "no other step")] {
         let mut configuration = with(&[("sagas.0.steps.0.name", json!(name))]);
         configuration["sagas"][0]["steps"][2] = configuration["sagas"][0]["steps"][1].clone();
         configuration["sagas"][0]["steps"][2]["name"] = json!("other");
         configuration["sagas"][0]["reply"] = Value::Null;
         let errors = errors_of(&configuration);
-        assert!(
-            errors.len() == 1 && errors[0].contains(expected),
-            "{name}: {errors:?}"
-        );
+        assert!(errors.len() == 1 && errors[0].contains(expected), "{name}: {errors:?}");
     }
 }
 
@@ -291,24 +162,13 @@ fn in_the_order_of_steps() {
 fn a_saga_has_one_to_64_steps() {
     let of = |count: usize| {
         let call = json!({"cluster": "c", "method": "POST", "path": "/"});
-        let steps: Vec<_> = (0..count)
-            .map(|n| json!({"name": format!("s{n}"), "transaction": call}))
-            .collect();
-        errors_of(&with(&[
-            ("sagas.0.steps", json!(steps)),
-            ("sagas.0.reply", Value::Null),
-        ]))
+        let steps: Vec<_> = (0..count).map(|n| json!({"name": format!("s{n}"), "transaction": call})).collect();
+        errors_of(&with(&[("sagas.0.steps", json!(steps)), ("sagas.0.reply", Value::Null)]))
     };
-    assert_eq!(
-        of(0),
-        ["sagas[0].steps: found 0 steps, expected 1 to 64 steps"]
-    );
+    assert_eq!(of(0), ["sagas[0].steps: found 0 steps, expected 1 to 64 steps"]);
     assert_eq!(of(1), Vec::<String>::new());
     assert_eq!(of(64), Vec::<String>::new());
-    assert_eq!(
-        of(65),
-        ["sagas[0].steps: found 65 steps, expected 1 to 64 steps"]
-    );
+    assert_eq!(of(65), ["sagas[0].steps: found 65 steps, expected 1 to 64 steps"]);
 }
 
 #[test]
@@ -320,24 +180,15 @@ fn all_errors_come_at_once_from_every_layer() {
         ("sagas.0.name", json!("BOOK")),
         ("sagas.0.pivot", json!(true)),
         ("sagas.0.match.path_prefix", json!("/trips")),
-        (
-            "sagas.0.steps.0.transaction.retry.base_interval",
-            json!("2s"),
-        ),
+        ("sagas.0.steps.0.transaction.retry.base_interval", json!("2s")),
         ("sagas.0.steps.0.transaction.path", json!("/${")),
         ("sagas.0.steps.0.transaction.timeout", json!("2s")),
         ("sagas.0.steps.1.after", json!(["bus"])),
         ("sagas.0.steps.2.transaction", json!("POST")),
-        (
-            "sagas.0.steps.2.compensation.headers",
-            json!({"saga-id": 5}),
-        ),
+        ("sagas.0.steps.2.compensation.headers", json!({"saga-id": 5})),
         ("sagas.0.reply.compensated.status", json!("409")),
     ]));
-    let mut paths: Vec<_> = errors
-        .iter()
-        .map(|error| error.split(": found").next().unwrap())
-        .collect();
+    let mut paths: Vec<_> = errors.iter().map(|error| error.split(": found").next().unwrap()).collect();
     paths.sort_unstable();
     assert_eq!(
         paths,

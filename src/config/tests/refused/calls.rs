@@ -29,17 +29,9 @@ fn in_a_call() {
         let begin = format!("sagas[0].steps[0].{call}{begin}");
         refused(&format!("sagas.0.steps.0.{path}"), value, &begin, expected);
     }
-    for name in [
-        ":path",
-        "Host",
-        "content-length",
-        "transfer-encoding",
-        "proxy-x",
-        "x-envoy-a",
-        "saga-id",
-        "expect",
-        "te",
-    ] {
+    for name in
+        [":path", "Host", "content-length", "transfer-encoding", "proxy-x", "x-envoy-a", "saga-id", "expect", "te"]
+    {
         refused(
             "sagas.0.steps.0.transaction.headers",
             json!({name: "1"}),
@@ -56,33 +48,15 @@ fn in_a_destination() {
         (json!({"port": 80}), ".host: found nothing", "full name"),
         (json!({"host": host}), ".port: found nothing", "a port"),
         (json!({"host": host, "port": 0}), ".port: found 0", "a port"),
-        (
-            json!({"host": host, "port": 65_536}),
-            ".port: found 65536",
-            "a port",
-        ),
-        (
-            json!({"host": "a|b", "port": 80}),
-            ".host: found \"a|b\"",
-            "full name",
-        ),
-        (
-            json!({"host": host, "port": 80, "subset": "v|2"}),
-            ".subset: found",
-            "a subset",
-        ),
+        (json!({"host": host, "port": 65_536}), ".port: found 65536", "a port"),
+        (json!({"host": "a|b", "port": 80}), ".host: found \"a|b\"", "full name"),
+        (json!({"host": host, "port": 80, "subset": "v|2"}), ".subset: found", "a subset"),
     ] {
         let mut configuration = with(&[("sagas.0.steps.0.transaction.destination", value)]);
-        configuration["sagas"][0]["steps"][0]["transaction"]
-            .as_object_mut()
-            .unwrap()
-            .remove("cluster");
+        configuration["sagas"][0]["steps"][0]["transaction"].as_object_mut().unwrap().remove("cluster");
         let errors = errors_of(&configuration);
         let begin = format!("sagas[0].steps[0].transaction.destination{begin}");
-        assert!(
-            errors.len() == 1 && errors[0].starts_with(&begin) && errors[0].contains(expected),
-            "{errors:?}"
-        );
+        assert!(errors.len() == 1 && errors[0].starts_with(&begin) && errors[0].contains(expected), "{errors:?}");
     }
 }
 
@@ -101,12 +75,7 @@ fn in_expressions_and_templates() {
         ("steps.0.transaction.body", json!({"a": [{"b": "${"}]}), "transaction.body.a[0].b: found \"${\""),
     ];
     for (path, value, error) in cases {
-        refused(
-            &format!("sagas.0.{path}"),
-            value,
-            &format!("sagas[0].steps[0].{error}"),
-            ", expected a valid ",
-        );
+        refused(&format!("sagas.0.{path}"), value, &format!("sagas[0].steps[0].{error}"), ", expected a valid ");
     }
     refused(
         "sagas.0.reply.completed.headers",
@@ -131,11 +100,6 @@ fn in_a_reply() {
         (json!({"bodi": "x"}), ".bodi: found an unknown field", "status, headers, body"),
     ];
     for (value, begin, expected) in cases {
-        refused(
-            "sagas.0.reply.completed",
-            value,
-            &format!("sagas[0].reply.completed{begin}"),
-            expected,
-        );
+        refused("sagas.0.reply.completed", value, &format!("sagas[0].reply.completed{begin}"), expected);
     }
 }
