@@ -4,7 +4,7 @@ use std::time::Duration;
 
 use serde_json::Value;
 
-use super::error::{Errors, show};
+use super::error::Errors;
 use super::located::{At, Located, optional, required, unless_faulty};
 use super::names::{self, fault_of_call_header, fault_of_method};
 use super::raw::{RawCall, RawRetry};
@@ -100,9 +100,6 @@ fn method_of(method: Option<Located<String>>, here: &str, errors: &mut Errors) -
 
 fn path_of(path: Option<Located<String>>, here: &str, scope: &Scope, errors: &mut Errors) -> Option<Template> {
     let path = required(path, here, "path", "a path", errors)?;
-    if !path.value.starts_with('/') {
-        errors.add(&path.path, &path.value, "a path that begins with /");
-    }
     names::template(&path, Place::Path, scope, errors)
 }
 
@@ -113,16 +110,9 @@ pub(super) fn body(source: &At<Value>, scope: &Scope, errors: &mut Errors) -> Op
         Err(faults) => faults,
     };
     for (below, error) in faults.errors {
-        let path = format!("{}{below}", source.path);
-        errors.push(&path, show(inside(&source.value, &below)), format!("a valid template ({error})"));
+        errors.template(&format!("{}{below}", source.path), &error);
     }
     None
-}
-
-/// The value at a path such as `.guest` or `[0].x`; the whole where there is none.
-fn inside<'a>(body: &'a Value, path: &str) -> &'a Value {
-    let pointer = path.replace('[', "/").replace(']', "").replace('.', "/");
-    body.pointer(&pointer).unwrap_or(body)
 }
 
 fn predicate(source: &At<String>, errors: &mut Errors) -> Option<Expression> {
@@ -131,9 +121,7 @@ fn predicate(source: &At<String>, errors: &mut Errors) -> Option<Expression> {
 
 /// Compiles an expression, or records why it cannot be.
 pub(super) fn expression(source: &At<String>, scope: &Scope, errors: &mut Errors) -> Option<Expression> {
-    Expression::compile(&source.value, scope)
-        .map_err(|error| errors.add(&source.path, &source.value, format!("a valid CEL expression ({error})")))
-        .ok()
+    Expression::compile(&source.value, scope).map_err(|error| errors.template(&source.path, &error)).ok()
 }
 
 fn retry_of(raw: Option<Located<RawRetry>>, part: &Part, errors: &mut Errors) -> Option<Retry> {

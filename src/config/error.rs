@@ -4,6 +4,8 @@ use std::fmt;
 
 use serde_json::Value;
 
+use crate::template::TemplateError;
+
 /// Longest text of a value that an error repeats, in characters.
 const LONGEST_FOUND: usize = 80;
 
@@ -60,6 +62,13 @@ impl Errors {
     /// Records that the text `found` at `path` is not what was `expected`.
     pub(super) fn add(&mut self, path: &str, found: &str, expected: impl Into<String>) {
         self.push(path, shorten(&quote(found)), expected);
+    }
+
+    /// Records that an expression or template cannot be used.
+    pub(super) fn template(&mut self, path: &str, error: &TemplateError) {
+        let place = error.offset.map(|offset| format!("at byte {offset}: ")).unwrap_or_default();
+        let found = format!("{} ({place}{})", shorten(&quote(&error.text)), error.found);
+        self.push(path, found, error.expected.clone());
     }
 
     /// Records an error about something that is no single text: `found` is a description.

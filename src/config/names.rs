@@ -151,9 +151,7 @@ pub(super) fn headers(
 
 /// Compiles a template, or records why it cannot be.
 pub(super) fn template(source: &At<String>, place: Place, scope: &Scope, errors: &mut Errors) -> Option<Template> {
-    Template::compile(&source.value, place, scope)
-        .map_err(|error| errors.add(&source.path, &source.value, format!("a valid template ({error})")))
-        .ok()
+    Template::compile(&source.value, place, scope).map_err(|error| errors.template(&source.path, &error)).ok()
 }
 
 #[cfg(test)]

@@ -81,7 +81,7 @@ pub(super) struct RawSaga {
     #[deserr(default)]
     pub(super) name: Option<Located<String>>,
     /// Which requests begin this saga; all that is given must hold.
-    #[cfg_attr(feature = "schema", schemars(required, rename = "match"))]
+    #[cfg_attr(feature = "schema", schemars(with = "RawMatch", rename = "match"))]
     #[deserr(rename = "match", default)]
     pub(super) matching: Option<Located<RawMatch>>,
     /// Past it no transaction is attempted and the saga compensates. Default: 10s.
@@ -165,7 +165,7 @@ pub(super) struct RawStep {
     #[deserr(default)]
     pub(super) when: Option<Located<String>>,
     /// What the step does.
-    #[cfg_attr(feature = "schema", schemars(required))]
+    #[cfg_attr(feature = "schema", schemars(with = "RawCall"))]
     #[deserr(default)]
     pub(super) transaction: Option<Located<RawCall>>,
     /// What undoes it. `cluster`, `destination`, `authority` and `per_try_timeout` are the transaction's where they are

@@ -177,32 +177,6 @@ fn the_schema_accepts_the_example_and_refuses_what_editors_can_tell() {
     }
 }
 
-/// Every YAML file in a folder of the repository.
-fn yaml_files(folder: &str) -> Vec<std::path::PathBuf> {
-    let mut open = vec![std::path::Path::new(env!("CARGO_MANIFEST_DIR")).join("..").join(folder)];
-    let mut files = Vec::new();
-    while let Some(path) = open.pop() {
-        if path.is_dir() {
-            open.extend(std::fs::read_dir(path).unwrap().map(|entry| entry.unwrap().path()));
-        } else if path.extension().is_some_and(|extension| extension == "yaml") {
-            files.push(path);
-        }
-    }
-    assert!(!files.is_empty(), "{folder}");
-    files
-}
-
-#[test]
-fn every_configuration_that_is_shipped_can_be_used() {
-    for file in [yaml_files("envoy"), yaml_files("istio")].concat() {
-        let text = std::fs::read_to_string(&file).unwrap();
-        for found in configurations(&text).unwrap_or_else(|error| panic!("{}: {error:#}", file.display())) {
-            let (report, good) = report(&found);
-            assert!(good && !report.contains("warning"), "{}: {report}", file.display());
-        }
-    }
-}
-
 #[test]
 fn the_example_is_drawn_as_text() {
     let expected = "\

@@ -13,7 +13,7 @@ fn in_a_call() {
         ("transaction.destination", json!({"host": "a.b", "port": 1}), ": found cluster and destination", "one of them"),
         ("transaction.method", json!("post"), ".method: found \"post\"", "upper case"),
         ("transaction.method", Value::Null, ".method: found nothing", "an HTTP method"),
-        ("transaction.path", json!("bookings"), ".path: found \"bookings\"", "begins with /"),
+        ("transaction.path", json!("bookings"), ".path: found \"bookings\"", "begins with one literal"),
         ("transaction.path", Value::Null, ".path: found nothing", "a path"),
         ("transaction.headers", json!({"X-A": "1", "x-a": "2"}), ".headers.x-a: found", "each header once"),
         ("transaction.headers", json!({"a b": "1"}), ".headers[\"a b\"]: found", "a header name"),
@@ -64,25 +64,34 @@ fn in_a_destination() {
 fn in_expressions_and_templates() {
     #[rustfmt::skip]
     let cases = [
-        ("steps.0.when", json!("steps.car.response.code == 1"), "when"),
-        ("steps.0.transaction.path", json!("/${steps.car.response.body.id}"), "transaction.path"),
-        ("steps.0.transaction.path", json!("/${"), "transaction.path"),
-        ("steps.0.transaction.path", json!("/${transaction.response.body.id}"), "transaction.path"),
-        ("steps.0.transaction.authority", json!("${steps.car.response.body.host}"), "transaction.authority"),
-        ("steps.0.transaction.success", json!(""), "transaction.success"),
-        ("steps.0.transaction.rejected", json!("steps.flight.response.code == 1"), "transaction.rejected"),
-        ("steps.0.compensation.path", json!("/${steps.flight.response.body.id}"), "compensation.path"),
-        ("steps.0.transaction.body", json!({"a": [{"b": "${"}]}), "transaction.body.a[0].b: found \"${\""),
+        ("when", json!("steps.car.response.code == 1"), "name it in `after`"),
+        ("when", json!("1 ==\n"), "an expression in CEL"),
+        ("transaction.path", json!("/${steps.car.response.body.id}"), "name it in `after`"),
+        ("transaction.path", json!("/${"), "without its `}`"),
+        ("transaction.path", json!("/${transaction.response.body.id}"), "request, steps, saga"),
+        ("transaction.authority", json!("${steps.car.response.body.host}"), "name it in `after`"),
+        ("transaction.headers", json!({"x-a": "a\r\nb"}), ""),
+        ("transaction.success", json!(""), "an expression"),
+        ("transaction.success", json!("response.cod == 1"), "a field of `response`"),
+        ("transaction.rejected", json!("steps.flight.response.code == 1"), "expected what can be read here: response"),
+        ("compensation.path", json!("/${steps.flight.response.body.id}"), "name it in `after`"),
+        ("transaction.body", json!({"a": [{"b": "${"}]}), "transaction.body.a[0].b: found \"${\""),
     ];
-    for (path, value, error) in cases {
-        refused(&format!("sagas.0.{path}"), value, &format!("sagas[0].steps[0].{error}"), ", expected a valid ");
+    for (path, value, expected) in cases {
+        refused(&format!("sagas.0.steps.0.{path}"), value, &format!("sagas[0].steps[0].{path}"), expected);
     }
     refused(
         "sagas.0.reply.completed.headers",
         json!({"x": "${steps.bus.request}"}),
-        "sagas[0].reply.completed.headers.x",
-        "a valid template",
+        "sagas[0].reply.completed.headers.x: found \"steps.bus.request\"",
+        "`steps.bus`",
     );
+}
+
+#[test]
+fn a_fault_that_a_compensation_takes_over_is_told_once() {
+    let errors = errors_of(&with(&[("sagas.0.steps.0.transaction.authority", json!("a b"))]));
+    assert_eq!(errors.len(), 1, "{errors:?}");
 }
 
 #[test]
