@@ -40,6 +40,10 @@ check: wasm-target ## Checks formatting, lints, documentation and Cargo.lock; wh
 	@cargo clippy --target $(WASM_TARGET) --package sagabox --lib -- -D warnings
 	@RUSTDOCFLAGS="-D warnings" cargo doc --workspace --no-deps
 
+.PHONY: schema
+schema: ## Writes config.schema.json anew, from the types of the configuration
+	@$(HARNESS) schema > config.schema.json.new && mv config.schema.json.new config.schema.json
+
 .PHONY: clean
 clean: ## Removes what was built, and the Envoy that was installed into .venv
 	@cargo clean

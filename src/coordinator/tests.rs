@@ -92,8 +92,9 @@ fn ids_are_uuids_of_version_7_with_the_time_of_the_begin() {
     coordinator.begin(&mut proxy, request(1, &trip, ANN));
     let headers = &proxy.dispatched[0].1.headers;
     let id = headers.iter().find(|(name, _)| name == "saga-id").map(|(_, id)| id.clone()).expect("there");
-    let millis = u64::from_str_radix(&id.replace('-', "")[..12], 16).expect("hexadecimal");
-    assert_eq!((millis, &id[14..15]), (proxy.now, "7"));
+    let id = uuid::Uuid::parse_str(&id).expect("a UUID");
+    let millis = id.as_u128() >> 80;
+    assert_eq!((millis, id.get_version_num()), (u128::from(proxy.now), 7));
 }
 
 #[test]
