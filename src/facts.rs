@@ -39,18 +39,13 @@ pub struct ParticipantResponse {
 /// `headers.host` is there all the same.
 pub fn request(request: &ClientRequest, params: &[(String, String)]) -> Json {
     let (url_path, query) = request.path.split_once('?').unwrap_or((&request.path, ""));
-    let query_params = query
-        .split('&')
-        .filter(|pair| !pair.is_empty())
-        .map(|pair| {
-            let (name, value) = pair.split_once('=').unwrap_or((pair, ""));
-            (decoded(name), decoded(value))
-        });
+    let query_params = query.split('&').filter(|pair| !pair.is_empty()).map(|pair| {
+        let (name, value) = pair.split_once('=').unwrap_or((pair, ""));
+        (decoded(name), decoded(value))
+    });
     let mut headers = headers(&request.headers);
     if !request.host.is_empty() {
-        headers
-            .entry("host")
-            .or_insert_with(|| Json::from(request.host.as_str()));
+        headers.entry("host").or_insert_with(|| Json::from(request.host.as_str()));
     }
     json!({
         "method": request.method,
@@ -69,10 +64,7 @@ pub fn request(request: &ClientRequest, params: &[(String, String)]) -> Json {
 pub fn response(response: &ParticipantResponse) -> Json {
     let mut fields = Map::new();
     fields.insert("code".to_owned(), Json::from(response.code));
-    fields.insert(
-        "headers".to_owned(),
-        Json::Object(headers(&response.headers)),
-    );
+    fields.insert("headers".to_owned(), Json::Object(headers(&response.headers)));
     if let Some(bytes) = &response.body {
         fields.insert("body".to_owned(), body(bytes));
     }
@@ -84,10 +76,7 @@ fn headers(lines: &[(String, Vec<u8>)]) -> Map<String, Json> {
     let mut headers = Map::new();
     for (name, value) in lines {
         let value = String::from_utf8_lossy(value);
-        match headers
-            .entry(name.to_ascii_lowercase())
-            .or_insert(Json::Null)
-        {
+        match headers.entry(name.to_ascii_lowercase()).or_insert(Json::Null) {
             Json::String(joined) => {
                 joined.push(',');
                 joined.push_str(&value);
@@ -100,8 +89,7 @@ fn headers(lines: &[(String, Vec<u8>)]) -> Map<String, Json> {
 
 /// JSON where it parses, else text; an empty body is an empty text.
 fn body(bytes: &[u8]) -> Json {
-    serde_json::from_slice(bytes)
-        .unwrap_or_else(|_| Json::String(String::from_utf8_lossy(bytes).into_owned()))
+    serde_json::from_slice(bytes).unwrap_or_else(|_| Json::String(String::from_utf8_lossy(bytes).into_owned()))
 }
 
 fn first_of_each(pairs: impl Iterator<Item = (String, String)>) -> Map<String, Json> {

@@ -78,12 +78,7 @@ impl std::error::Error for TemplateError {}
 
 impl TemplateError {
     fn new(text: &str, offset: Option<usize>, fault: Fault) -> Self {
-        TemplateError {
-            text: text.to_owned(),
-            offset,
-            found: fault.found,
-            expected: fault.expected,
-        }
+        TemplateError { text: text.to_owned(), offset, found: fault.found, expected: fault.expected }
     }
 }
 
@@ -106,10 +101,7 @@ impl std::error::Error for RenderError {}
 
 impl RenderError {
     fn new(expression: &str, reason: &str) -> Self {
-        RenderError {
-            expression: expression.to_owned(),
-            reason: shortened(reason),
-        }
+        RenderError { expression: expression.to_owned(), reason: shortened(reason) }
     }
 }
 
@@ -122,21 +114,14 @@ struct Fault {
 
 impl Fault {
     fn new(found: impl Into<String>, expected: impl Into<String>) -> Self {
-        Fault {
-            found: found.into(),
-            expected: expected.into(),
-        }
+        Fault { found: found.into(), expected: expected.into() }
     }
 }
 
 /// One line of at most 200 characters: errors hold what clients sent, and go into logs and answers.
 fn shortened(text: &str) -> String {
     const MOST: usize = 200;
-    let mut line: String = text
-        .chars()
-        .take(MOST)
-        .map(|c| if c.is_control() { ' ' } else { c })
-        .collect();
+    let mut line: String = text.chars().take(MOST).map(|c| if c.is_control() { ' ' } else { c }).collect();
     if text.chars().nth(MOST).is_some() {
         line.push('…');
     }

@@ -48,9 +48,6 @@ mod tests {
         request.headers.push(("baggage".to_owned(), vec![0xff]));
         let names = forwarded(&request, &["x-user".to_owned()]);
         let names: Vec<(&str, &str)> = names.iter().map(|(name, value)| (name.as_str(), value.as_str())).collect();
-        assert_eq!(
-            names,
-            [("traceparent", "00-1-2-01"), ("x-b3-traceid", "1"), ("x-user", "ann"), ("x-user", "bob")]
-        );
+        assert_eq!(names, [("traceparent", "00-1-2-01"), ("x-b3-traceid", "1"), ("x-user", "ann"), ("x-user", "bob")]);
     }
 }

@@ -3,10 +3,7 @@ use proptest::prelude::*;
 use super::*;
 
 fn lines(lines: &[(&str, &[u8])]) -> Vec<(String, Vec<u8>)> {
-    lines
-        .iter()
-        .map(|(name, value)| ((*name).to_owned(), value.to_vec()))
-        .collect()
+    lines.iter().map(|(name, value)| ((*name).to_owned(), value.to_vec())).collect()
 }
 
 #[test]
@@ -15,12 +12,7 @@ fn a_request_is_taken_apart() {
         method: "POST".to_owned(),
         path: "/trips/7?a=1%202&b=x+y&a=3&&c&=d".to_owned(),
         host: "example.com:80".to_owned(),
-        headers: lines(&[
-            ("X-User", b"ada"),
-            ("accept", b"a"),
-            ("Accept", b"b"),
-            ("bad", b"\xff"),
-        ]),
+        headers: lines(&[("X-User", b"ada"), ("accept", b"a"), ("Accept", b"b"), ("bad", b"\xff")]),
         body: br#"{"guest": "ada", "nights": 2}"#.to_vec(),
     };
     let expected = json!({
@@ -34,8 +26,7 @@ fn a_request_is_taken_apart() {
         "params": {"id": "7"},
         "body": {"guest": "ada", "nights": 2},
     });
-    let params =
-        [("id", "7"), ("id", "8")].map(|(name, value)| (name.to_owned(), value.to_owned()));
+    let params = [("id", "7"), ("id", "8")].map(|(name, value)| (name.to_owned(), value.to_owned()));
     assert_eq!(request(&given, &params), expected);
 }
 
@@ -50,10 +41,7 @@ fn a_body_is_json_where_it_parses_and_text_elsewhere() {
         (b"1e999", json!("1e999")),
         (b"\xff", json!("\u{fffd}")),
     ] {
-        let given = ClientRequest {
-            body: bytes.to_vec(),
-            ..ClientRequest::default()
-        };
+        let given = ClientRequest { body: bytes.to_vec(), ..ClientRequest::default() };
         assert_eq!(request(&given, &[]).get("body"), Some(&expected));
     }
     let deep = "[".repeat(1000) + &"]".repeat(1000);
@@ -62,36 +50,16 @@ fn a_body_is_json_where_it_parses_and_text_elsewhere() {
 
 #[test]
 fn a_host_header_that_was_sent_is_kept() {
-    let given = ClientRequest {
-        host: "a".to_owned(),
-        headers: lines(&[("Host", b"b")]),
-        ..ClientRequest::default()
-    };
-    assert_eq!(
-        request(&given, &[]).pointer("/headers/host"),
-        Some(&json!("b"))
-    );
+    let given = ClientRequest { host: "a".to_owned(), headers: lines(&[("Host", b"b")]), ..ClientRequest::default() };
+    assert_eq!(request(&given, &[]).pointer("/headers/host"), Some(&json!("b")));
 }
 
 #[test]
 fn a_response_has_a_body_only_if_it_was_kept() {
-    let given = ParticipantResponse {
-        code: 201,
-        headers: lines(&[("Location", b"/b/1")]),
-        body: Some(b"{}".to_vec()),
-    };
-    assert_eq!(
-        response(&given),
-        json!({"code": 201, "headers": {"location": "/b/1"}, "body": {}})
-    );
-    let dropped = ParticipantResponse {
-        body: None,
-        ..given
-    };
-    assert_eq!(
-        response(&dropped),
-        json!({"code": 201, "headers": {"location": "/b/1"}})
-    );
+    let given = ParticipantResponse { code: 201, headers: lines(&[("Location", b"/b/1")]), body: Some(b"{}".to_vec()) };
+    assert_eq!(response(&given), json!({"code": 201, "headers": {"location": "/b/1"}, "body": {}}));
+    let dropped = ParticipantResponse { body: None, ..given };
+    assert_eq!(response(&dropped), json!({"code": 201, "headers": {"location": "/b/1"}}));
 }
 
 proptest! {

@@ -45,11 +45,13 @@ impl Host for EnvoyHost {
         let headers = call.headers.iter().map(|(name, value)| (name.as_str(), value.as_str())).collect();
         let body = call.body.as_ref().map(String::as_bytes);
         let timeout = Duration::from_millis(u64::from(call.timeout_ms));
-        hostcalls::dispatch_http_call(&call.cluster, headers, body, Vec::new(), timeout).map_err(|status| match status {
-            // Envoy says so of a cluster that it does not know; one without endpoints is an internal failure to it.
-            Status::BadArgument => DispatchRefusal::UnknownCluster,
-            _ => DispatchRefusal::Unavailable,
-        })
+        hostcalls::dispatch_http_call(&call.cluster, headers, body, Vec::new(), timeout).map_err(
+            |status| match status {
+                // Envoy says so of a cluster that it does not know; one without endpoints is an internal failure to it.
+                Status::BadArgument => DispatchRefusal::UnknownCluster,
+                _ => DispatchRefusal::Unavailable,
+            },
+        )
     }
 
     fn reply(&mut self, client: Client, reply: &Reply) {

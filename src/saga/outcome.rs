@@ -54,10 +54,9 @@ pub enum Sent {
 pub fn classify(call: &Call, result: &AttemptResult, success_anyway: &[u16], now: Millis) -> Outcome {
     match result {
         AttemptResult::NoAnswer => Outcome::Unknown("no answer, or one that was cut short".to_owned()),
-        AttemptResult::NotSent(DispatchRefusal::UnknownCluster) => not_sent(
-            format!("cluster `{}` is unknown to the proxy", call.cluster),
-            Sent::NoCluster,
-        ),
+        AttemptResult::NotSent(DispatchRefusal::UnknownCluster) => {
+            not_sent(format!("cluster `{}` is unknown to the proxy", call.cluster), Sent::NoCluster)
+        }
         AttemptResult::NotSent(DispatchRefusal::Unavailable) => {
             not_sent(format!("cluster `{}` has no endpoint to take it", call.cluster), Sent::No)
         }

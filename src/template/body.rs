@@ -62,24 +62,15 @@ impl BodyTemplate {
     ///
     /// Those of [`Template::compile`] and [`Expression::compile`], all of them.
     pub fn compile(source: &Json, scope: &Scope) -> Result<BodyTemplate, BodyError> {
-        let mut compiler = Compiler {
-            scope,
-            reads: Reads::default(),
-            errors: Vec::new(),
-        };
+        let mut compiler = Compiler { scope, reads: Reads::default(), errors: Vec::new() };
         let node = match source {
             Json::String(text) => compiler.text(text, ""),
             other => compiler.node(other, ""),
         };
         if compiler.errors.is_empty() {
-            Ok(BodyTemplate {
-                node,
-                reads: compiler.reads,
-            })
+            Ok(BodyTemplate { node, reads: compiler.reads })
         } else {
-            Err(BodyError {
-                errors: compiler.errors,
-            })
+            Err(BodyError { errors: compiler.errors })
         }
     }
 
@@ -95,16 +86,10 @@ impl BodyTemplate {
     /// An expression that cannot be evaluated, or whose value its place cannot hold.
     pub fn render(&self, facts: &Facts) -> Result<Body, RenderError> {
         if let Node::Text(template) = &self.node {
-            return Ok(Body {
-                bytes: template.render(facts)?.into_bytes(),
-                is_json: false,
-            });
+            return Ok(Body { bytes: template.render(facts)?.into_bytes(), is_json: false });
         }
         // Printed by the library, so that no value can change the structure.
-        Ok(Body {
-            bytes: self.node.render(facts)?.to_string().into_bytes(),
-            is_json: true,
-        })
+        Ok(Body { bytes: self.node.render(facts)?.to_string().into_bytes(), is_json: true })
     }
 }
 
@@ -114,12 +99,7 @@ impl Node {
             Node::Constant(json) => json.clone(),
             Node::Text(template) => Json::String(template.render(facts)?),
             Node::Value(expression) => expression.evaluate_json(facts)?,
-            Node::List(items) => Json::Array(
-                items
-                    .iter()
-                    .map(|item| item.render(facts))
-                    .collect::<Result<_, _>>()?,
-            ),
+            Node::List(items) => Json::Array(items.iter().map(|item| item.render(facts)).collect::<Result<_, _>>()?),
             Node::Object(fields) => {
                 let mut object = Map::new();
                 for (name, node) in fields {
@@ -149,20 +129,12 @@ impl Compiler<'_> {
             },
             Json::Array(items) => {
                 let items = items.iter().enumerate();
-                Node::List(
-                    items
-                        .map(|(index, item)| self.node(item, &format!("{path}[{index}]")))
-                        .collect(),
-                )
+                Node::List(items.map(|(index, item)| self.node(item, &format!("{path}[{index}]"))).collect())
             }
             Json::Object(fields) => {
                 let fields = fields.iter();
                 Node::Object(
-                    fields
-                        .map(|(name, value)| {
-                            (name.clone(), self.node(value, &format!("{path}.{name}")))
-                        })
-                        .collect(),
+                    fields.map(|(name, value)| (name.clone(), self.node(value, &format!("{path}.{name}")))).collect(),
                 )
             }
             other => Node::Constant(other.clone()),

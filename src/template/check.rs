@@ -6,9 +6,7 @@
 //! - What `cel` does in an order of its own each time, iterating over maps, is put in order or refused.
 //! - Every step of a macro asks for `@step` first, which fails once too many have been taken.
 
-use cel::common::ast::{
-    CallExpr, ComprehensionExpr, EntryExpr, Expr, IdedExpr, LiteralValue, SelectExpr, operators,
-};
+use cel::common::ast::{CallExpr, ComprehensionExpr, EntryExpr, Expr, IdedExpr, LiteralValue, SelectExpr, operators};
 
 use super::functions::{ADDEND, LOWER, ORDERED, Style, check_call};
 use super::scope::{ROOTS, Scope, Shape};
@@ -38,20 +36,9 @@ pub(super) struct Checked {
 /// Checks and changes an expression.
 pub(super) fn check(tree: IdedExpr, scope: &Scope) -> Result<Checked, Fault> {
     check_depth(&tree)?;
-    let mut check = Check {
-        scope,
-        locals: Vec::new(),
-        lookups: Vec::new(),
-        reads: Reads::default(),
-        iterates: false,
-    };
+    let mut check = Check { scope, locals: Vec::new(), lookups: Vec::new(), reads: Reads::default(), iterates: false };
     let tree = check.expression(tree)?;
-    Ok(Checked {
-        tree,
-        lookups: check.lookups,
-        reads: check.reads,
-        iterates: check.iterates,
-    })
+    Ok(Checked { tree, lookups: check.lookups, reads: check.reads, iterates: check.iterates })
 }
 
 /// The variable of a look-up.
@@ -101,10 +88,7 @@ impl Check<'_> {
             Expr::Map(mut map) => {
                 for entry in &mut map.entries {
                     let EntryExpr::MapEntry(entry) = &mut entry.expr else {
-                        return Err(Fault::new(
-                            "a field of a message",
-                            "the key of a map, in quotes",
-                        ));
+                        return Err(Fault::new("a field of a message", "the key of a map, in quotes"));
                     };
                     entry.key = self.expression(std::mem::take(&mut entry.key))?;
                     entry.value = self.expression(std::mem::take(&mut entry.value))?;
@@ -113,10 +97,7 @@ impl Check<'_> {
             }
             Expr::Comprehension(comprehension) => self.comprehension(*comprehension)?,
             Expr::Struct(message) => {
-                return Err(Fault::new(
-                    format!("a message `{}`", message.type_name),
-                    "a map: {'name': value}",
-                ));
+                return Err(Fault::new(format!("a message `{}`", message.type_name), "a map: {'name': value}"));
             }
             Expr::Unspecified => {
                 return Err(Fault::new("a part without a meaning", "an expression"));
@@ -126,24 +107,16 @@ impl Check<'_> {
     }
 
     fn each(&mut self, nodes: Vec<IdedExpr>) -> Result<Vec<IdedExpr>, Fault> {
-        nodes
-            .into_iter()
-            .map(|node| self.expression(node))
-            .collect()
+        nodes.into_iter().map(|node| self.expression(node)).collect()
     }
 
     /// The path that `node` is, if it is one.
     fn path_of(&self, node: &IdedExpr) -> Option<Path> {
         let (operand, name, optional) = match &node.expr {
             Expr::Ident(name) if ROOTS.contains(&name.as_str()) && !self.locals.contains(name) => {
-                return Some(Path {
-                    names: vec![name.clone()],
-                    certain: 1,
-                });
+                return Some(Path { names: vec![name.clone()], certain: 1 });
             }
-            Expr::Select(select) if !select.test => {
-                (select.operand.as_ref(), select.field.as_str(), false)
-            }
+            Expr::Select(select) if !select.test => (select.operand.as_ref(), select.field.as_str(), false),
             Expr::Call(call) => {
                 let optional = match call.func_name.as_str() {
                     operators::INDEX => false,
@@ -167,10 +140,7 @@ impl Check<'_> {
 
     fn path(&mut self, node: IdedExpr, mut path: Path) -> Result<IdedExpr, Fault> {
         if let Shape::Steps = self.scope.locate(&mut path.names)? {
-            return Err(Fault::new(
-                "`steps` as a whole",
-                "one step of them, by its name: `steps.NAME`",
-            ));
+            return Err(Fault::new("`steps` as a whole", "one step of them, by its name: `steps.NAME`"));
         }
         self.reads.insert(path.names.clone());
         Ok(self.rebuilt(node, &path.names, path.certain))
@@ -180,32 +150,20 @@ impl Check<'_> {
     fn presence(&mut self, id: u64, mut select: SelectExpr) -> Result<IdedExpr, Fault> {
         let Some(mut path) = self.path_of(&select.operand) else {
             *select.operand = self.expression(std::mem::take(&mut *select.operand))?;
-            return Ok(IdedExpr {
-                id,
-                expr: Expr::Select(select),
-            });
+            return Ok(IdedExpr { id, expr: Expr::Select(select) });
         };
         let whole = path.certain == path.names.len();
         path.names.push(select.field.clone());
         self.scope.locate(&mut path.names)?;
         self.reads.insert(path.names.clone());
         if whole {
-            return Ok(self.lookup(
-                id,
-                Lookup {
-                    path: path.names,
-                    presence: true,
-                },
-            ));
+            return Ok(self.lookup(id, Lookup { path: path.names, presence: true }));
         }
         if let Some((field, names)) = path.names.split_last() {
             select.operand = Box::new(self.rebuilt(*select.operand, names, path.certain));
             select.field = field.clone();
         }
-        Ok(IdedExpr {
-            id,
-            expr: Expr::Select(select),
-        })
+        Ok(IdedExpr { id, expr: Expr::Select(select) })
     }
 
     /// The node of a path, with the names as they are now, and a look-up for what comes before the first `?`.
@@ -214,13 +172,7 @@ impl Check<'_> {
             return node;
         };
         if names.len() == certain {
-            return self.lookup(
-                id,
-                Lookup {
-                    path: names.to_vec(),
-                    presence: false,
-                },
-            );
+            return self.lookup(id, Lookup { path: names.to_vec(), presence: false });
         }
         let expr = match node.expr {
             Expr::Select(mut select) => {
@@ -248,19 +200,13 @@ impl Check<'_> {
                 self.lookups.len() - 1
             }
         };
-        IdedExpr {
-            id,
-            expr: Expr::Ident(format!("@{index}")),
-        }
+        IdedExpr { id, expr: Expr::Ident(format!("@{index}")) }
     }
 
     fn call(&mut self, mut call: CallExpr) -> Result<Expr, Fault> {
         let style = match call.target.as_deref() {
             None => Style::Global,
-            Some(IdedExpr {
-                expr: Expr::Ident(name),
-                ..
-            }) if name == "optional" => Style::Optional,
+            Some(IdedExpr { expr: Expr::Ident(name), .. }) if name == "optional" => Style::Optional,
             Some(_) => Style::Member,
         };
         check_call(&call.func_name, style, call.args.len())?;
@@ -294,10 +240,7 @@ impl Check<'_> {
             return Ok(());
         };
         match self.scope.locate(&mut path.names)? {
-            Shape::Steps => Err(Fault::new(
-                "a step by a name that is computed",
-                "a constant: `steps.NAME`",
-            )),
+            Shape::Steps => Err(Fault::new("a step by a name that is computed", "a constant: `steps.NAME`")),
             Shape::Headers => {
                 match &mut key.expr {
                     Expr::Literal(LiteralValue::String(name)) => {
@@ -330,8 +273,7 @@ impl Check<'_> {
         macro_.iter_range = calling(ORDERED, range);
         macro_.accu_init = self.expression(macro_.accu_init)?;
         let outer = self.locals.len();
-        self.locals
-            .extend([macro_.iter_var.clone(), macro_.accu_var.clone()]);
+        self.locals.extend([macro_.iter_var.clone(), macro_.accu_var.clone()]);
         self.locals.extend(macro_.iter_var2.clone());
         macro_.loop_cond = self.expression(macro_.loop_cond)?;
         macro_.loop_step = counted(self.expression(macro_.loop_step)?);
@@ -343,15 +285,8 @@ impl Check<'_> {
 
 fn calling(function: &str, argument: IdedExpr) -> IdedExpr {
     let id = argument.id;
-    let call = CallExpr {
-        func_name: function.to_owned(),
-        target: None,
-        args: vec![argument],
-    };
-    IdedExpr {
-        id,
-        expr: Expr::Call(call),
-    }
+    let call = CallExpr { func_name: function.to_owned(), target: None, args: vec![argument] };
+    IdedExpr { id, expr: Expr::Call(call) }
 }
 
 fn text(text: &str) -> Expr {

@@ -43,23 +43,12 @@ impl Expression {
         }
         scan::check_size(source).map_err(|fault| refuse(None, fault))?;
         let parser = PrattParser::new().enable_optional_syntax(true);
-        let tree = parser
-            .parse(source)
-            .map_err(|errors| match errors.errors.first() {
-                Some(error) => refuse(
-                    offset_of(source, error.pos),
-                    Fault::new(error.msg.as_str(), "an expression in CEL"),
-                ),
-                None => refuse(
-                    None,
-                    Fault::new("an error without a message", "an expression in CEL"),
-                ),
-            })?;
+        let tree = parser.parse(source).map_err(|errors| match errors.errors.first() {
+            Some(error) => refuse(offset_of(source, error.pos), Fault::new(error.msg.as_str(), "an expression in CEL")),
+            None => refuse(None, Fault::new("an error without a message", "an expression in CEL")),
+        })?;
         let checked = check(tree, scope).map_err(|fault| refuse(None, fault))?;
-        Ok(Expression {
-            source: source.to_owned(),
-            checked,
-        })
+        Ok(Expression { source: source.to_owned(), checked })
     }
 
     /// The paths that it reads.
@@ -91,9 +80,7 @@ impl Expression {
     /// Whatever CEL cannot evaluate; also values that JSON has not: bytes, optionals, numbers that are not finite.
     pub fn evaluate_json(&self, facts: &Facts) -> Result<Json, RenderError> {
         if let Some(path) = self.bare_path() {
-            return find(facts, path)
-                .map(Found::to_json)
-                .map_err(|reason| self.error(&reason));
+            return find(facts, path).map(Found::to_json).map_err(|reason| self.error(&reason));
         }
         value::to_json(&self.evaluate(facts)?).map_err(|reason| self.error(&reason))
     }
@@ -120,27 +107,20 @@ impl Expression {
             return None;
         };
         match self.checked.lookups.get(lookup_index(variable)?)? {
-            Lookup {
-                path,
-                presence: false,
-            } => Some(path),
+            Lookup { path, presence: false } => Some(path),
             Lookup { presence: true, .. } => None,
         }
     }
 
     fn evaluate(&self, facts: &Facts) -> Result<Value, RenderError> {
         // Declared before the context, which borrows it.
-        let budget = self
-            .checked
-            .iterates
-            .then(|| Budget::new(&self.checked.lookups, facts));
+        let budget = self.checked.iterates.then(|| Budget::new(&self.checked.lookups, facts));
         let mut context = Context::with_env(Arc::clone(&ENVIRONMENT));
         for (index, lookup) in self.checked.lookups.iter().enumerate() {
             // What cannot be found stays undeclared: it is an error only if it is asked for.
             if lookup.presence {
                 if let Ok(present) = is_present(facts, &lookup.path) {
-                    context
-                        .add_variable_as_val(format!("@{index}"), Box::new(CelBool::from(present)));
+                    context.add_variable_as_val(format!("@{index}"), Box::new(CelBool::from(present)));
                 }
             } else if let Ok(found) = find(facts, &lookup.path) {
                 let value = match found {
@@ -155,9 +135,7 @@ impl Expression {
         }
         let result = Value::resolve(&self.checked.tree, &context);
         if budget.as_ref().is_some_and(Budget::is_spent) {
-            return Err(self.error(&format!(
-                "its macros take more than {MAX_STEPS} steps, or copy too much"
-            )));
+            return Err(self.error(&format!("its macros take more than {MAX_STEPS} steps, or copy too much")));
         }
         result.map_err(|error| self.error(&self.reason(&error, facts)))
     }
@@ -165,11 +143,7 @@ impl Expression {
     /// Why an evaluation failed. Names types and paths, not what a client sent.
     fn reason(&self, error: &ExecutionError, facts: &Facts) -> String {
         let operation = |name: &str, one: &Value, other: &Value| {
-            format!(
-                "`{name}` of {} and {} is not defined",
-                value::kind(one),
-                value::kind(other)
-            )
+            format!("`{name}` of {} and {} is not defined", value::kind(one), value::kind(other))
         };
         match error {
             ExecutionError::UndeclaredReference(name) => {
@@ -181,9 +155,7 @@ impl Expression {
                 missing.unwrap_or_else(|| format!("`{name}` is not there"))
             }
             ExecutionError::NoSuchKey(name) => format!("there is no `{name}`"),
-            ExecutionError::UnsupportedBinaryOperator(name, one, other) => {
-                operation(name, one, other)
-            }
+            ExecutionError::UnsupportedBinaryOperator(name, one, other) => operation(name, one, other),
             ExecutionError::UnsupportedIndex(one, other) => operation("[]", one, other),
             ExecutionError::ValuesNotComparable(one, other) => operation("<", one, other),
             ExecutionError::Overflow(name, ..) => format!("`{name}` overflows"),
@@ -237,13 +209,7 @@ fn find<'a>(facts: &Facts<'a>, path: &[String]) -> Result<Found<'a>, String> {
         _ => return Err(missing()),
     };
     for (index, name) in names.enumerate() {
-        let so_far = || {
-            path.iter()
-                .take(index + 1)
-                .map(String::as_str)
-                .collect::<Vec<_>>()
-                .join(".")
-        };
+        let so_far = || path.iter().take(index + 1).map(String::as_str).collect::<Vec<_>>().join(".");
         let fields = match found {
             Found::Steps(steps) => steps,
             Found::Json(Json::Object(fields)) => fields,
@@ -272,10 +238,7 @@ fn is_present(facts: &Facts, path: &[String]) -> Result<bool, String> {
     match find(facts, parent)? {
         Found::Json(Json::Object(fields)) => Ok(fields.contains_key(name)),
         Found::Steps(steps) => Ok(steps.contains_key(name)),
-        Found::Json(_) => Err(format!(
-            "`{}` is no object, it has no `{name}`",
-            parent.join(".")
-        )),
+        Found::Json(_) => Err(format!("`{}` is no object, it has no `{name}`", parent.join("."))),
     }
 }
 
@@ -298,11 +261,7 @@ impl Budget {
         // Reading each value once is free: that is no more than what has come in.
         let once = weights.iter().copied().fold(0, i64::saturating_add);
         let left = AtomicI64::new(once.saturating_add(MAX_STEPS * STEP_WEIGHT));
-        Budget {
-            left,
-            go_on: CelBool::from(true),
-            weights,
-        }
+        Budget { left, go_on: CelBool::from(true), weights }
     }
 
     fn spend(&self, weight: i64) {

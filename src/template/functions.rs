@@ -26,45 +26,29 @@ pub(super) static ENVIRONMENT: LazyLock<Arc<Env>> = LazyLock::new(|| {
         .add_overload(LOWER, "lower_string", vec![STRING_TYPE], lower)
         .and_then(|()| env.add_overload(ORDERED, "ordered_dyn", vec![DYN_TYPE], ordered))
         .and_then(|()| env.add_overload(ADDEND, "addend_dyn", vec![DYN_TYPE], addend));
-    debug_assert!(
-        declared.is_ok(),
-        "names that begin with `@` are taken by nobody else"
-    );
+    debug_assert!(declared.is_ok(), "names that begin with `@` are taken by nobody else");
     Arc::new(env)
 });
 
 fn lower<'b, 'v>(arguments: Vec<CowVal<'b, 'v>>) -> Result<CowVal<'b, 'v>, ExecutionError> {
-    let text = arguments
-        .first()
-        .and_then(|argument| argument.downcast_ref::<CelString>());
+    let text = arguments.first().and_then(|argument| argument.downcast_ref::<CelString>());
     let text = text.ok_or(ExecutionError::MissingArgumentOrTarget)?;
-    Ok(CowVal::owned(CelString::from(
-        text.inner().to_ascii_lowercase(),
-    )))
+    Ok(CowVal::owned(CelString::from(text.inner().to_ascii_lowercase())))
 }
 
 fn ordered<'b, 'v>(arguments: Vec<CowVal<'b, 'v>>) -> Result<CowVal<'b, 'v>, ExecutionError> {
-    let range = arguments
-        .into_iter()
-        .next()
-        .ok_or(ExecutionError::MissingArgumentOrTarget)?;
+    let range = arguments.into_iter().next().ok_or(ExecutionError::MissingArgumentOrTarget)?;
     let Some(map) = range.downcast_ref::<CelMap>() else {
         return Ok(range);
     };
     let mut keys: Vec<&CelMapKey> = map.inner().keys().collect();
     keys.sort();
-    let keys: Vec<Box<dyn Val + 'v>> = keys
-        .into_iter()
-        .map(|key| key.inner().clone_as_boxed())
-        .collect();
+    let keys: Vec<Box<dyn Val + 'v>> = keys.into_iter().map(|key| key.inner().clone_as_boxed()).collect();
     Ok(CowVal::owned(CelList::from(keys)))
 }
 
 fn addend<'b, 'v>(arguments: Vec<CowVal<'b, 'v>>) -> Result<CowVal<'b, 'v>, ExecutionError> {
-    let addend = arguments
-        .into_iter()
-        .next()
-        .ok_or(ExecutionError::MissingArgumentOrTarget)?;
+    let addend = arguments.into_iter().next().ok_or(ExecutionError::MissingArgumentOrTarget)?;
     match addend.downcast_ref::<CelMap>() {
         Some(_) => Err(ExecutionError::function_error("+", "a map cannot be added")),
         None => Ok(addend),
@@ -92,10 +76,7 @@ const MACROS: [(&str, &str); 7] = [
     ("exists", "`list.exists(x, condition)`"),
     ("exists_one", "`list.exists_one(x, condition)`"),
     ("existsOne", "`list.existsOne(x, condition)`"),
-    (
-        "map",
-        "`list.map(x, value)` or `list.map(x, condition, value)`",
-    ),
+    ("map", "`list.map(x, value)` or `list.map(x, condition, value)`"),
     ("filter", "`list.filter(x, condition)`"),
 ];
 const OPERATORS: [&str; 21] = [
@@ -145,28 +126,18 @@ pub(super) fn check_call(name: &str, style: Style, arguments: usize) -> Result<(
         Style::Optional => (&OPTIONAL, format!("optional.{name}()")),
     };
     if let Some((_, usage)) = MACROS.iter().find(|(known, _)| *known == name) {
-        return Err(Fault::new(
-            format!("the macro `{name}` in another form"),
-            *usage,
-        ));
+        return Err(Fault::new(format!("the macro `{name}` in another form"), *usage));
     }
     if name == "matches" {
-        let expected =
-            "startsWith, endsWith or contains: regular expressions are not part of this filter";
+        let expected = "startsWith, endsWith or contains: regular expressions are not part of this filter";
         return Err(Fault::new("the function `matches`", expected));
     }
     match known.iter().find(|(known, _)| *known == name) {
         Some((_, count)) if *count == arguments => Ok(()),
-        Some((_, count)) => Err(Fault::new(
-            format!("`{shown}` with {arguments} arguments"),
-            format!("{count}"),
-        )),
+        Some((_, count)) => Err(Fault::new(format!("`{shown}` with {arguments} arguments"), format!("{count}"))),
         None => {
             let names: Vec<&str> = known.iter().map(|(name, _)| *name).collect();
-            Err(Fault::new(
-                format!("the function `{shown}`"),
-                format!("one of {}", names.join(", ")),
-            ))
+            Err(Fault::new(format!("the function `{shown}`"), format!("one of {}", names.join(", "))))
         }
     }
 }

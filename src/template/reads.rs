@@ -25,9 +25,7 @@ impl Reads {
 
     /// Whether something at, below or above `prefix` is read.
     pub fn any_under(&self, prefix: &[&str]) -> bool {
-        self.paths
-            .iter()
-            .any(|path| path.iter().zip(prefix).all(|(name, other)| name == other))
+        self.paths.iter().any(|path| path.iter().zip(prefix).all(|(name, other)| name == other))
     }
 
     /// What is read of `value`, which stands at `prefix`: the other fields of its objects are left out.
@@ -46,11 +44,7 @@ impl Reads {
             }
         }
         if below.is_empty() {
-            return if value.is_object() {
-                Json::Object(Map::new())
-            } else {
-                Json::Null
-            };
+            return if value.is_object() { Json::Object(Map::new()) } else { Json::Null };
         }
         keep(value, &below)
     }

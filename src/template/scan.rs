@@ -33,10 +33,7 @@ pub(super) fn length_of_expression(text: &str) -> Option<usize> {
 /// Refuses a source that could exhaust the stack of the parser or of the evaluator.
 pub(super) fn check_size(source: &str) -> Result<(), Fault> {
     if source.len() > MAX_BYTES {
-        return Err(Fault::new(
-            format!("{} bytes", source.len()),
-            format!("at most {MAX_BYTES}"),
-        ));
+        return Err(Fault::new(format!("{} bytes", source.len()), format!("at most {MAX_BYTES}")));
     }
     let (mut operators, mut nesting, mut deepest, mut conditions) = (0, 0_usize, 0, 0);
     for (_, byte) in Code::new(source) {
@@ -48,9 +45,7 @@ pub(super) fn check_size(source: &str) -> Result<(), Fault> {
             }
             b')' | b']' | b'}' => nesting = nesting.saturating_sub(1),
             b'?' => conditions += 1,
-            b'.' | b'+' | b'-' | b'*' | b'/' | b'%' | b'!' | b'<' | b'>' | b'=' | b'&' | b'|' => {
-                operators += 1
-            }
+            b'.' | b'+' | b'-' | b'*' | b'/' | b'%' | b'!' | b'<' | b'>' | b'=' | b'&' | b'|' => operators += 1,
             _ => {}
         }
     }
@@ -60,10 +55,7 @@ pub(super) fn check_size(source: &str) -> Result<(), Fault> {
         ("operators", operators, MAX_OPERATORS),
     ] {
         if count > most {
-            return Err(Fault::new(
-                format!("{count} {what}"),
-                format!("at most {most}"),
-            ));
+            return Err(Fault::new(format!("{count} {what}"), format!("at most {most}")));
         }
     }
     Ok(())
@@ -77,10 +69,7 @@ struct Code<'a> {
 
 impl<'a> Code<'a> {
     fn new(source: &'a str) -> Self {
-        Code {
-            bytes: source.as_bytes(),
-            at: 0,
-        }
+        Code { bytes: source.as_bytes(), at: 0 }
     }
 
     fn byte(&self, at: usize) -> Option<u8> {
@@ -94,17 +83,13 @@ impl<'a> Code<'a> {
     /// Whether the quote at `at` begins a raw string: `r'`, `br'`, `rb'`.
     fn is_raw(&self, at: usize) -> bool {
         let letter = |steps: usize| self.before(at, steps).map(|byte| byte.to_ascii_lowercase());
-        matches!(
-            (letter(2), letter(1)),
-            (_, Some(b'r')) | (Some(b'r'), Some(b'b'))
-        )
+        matches!((letter(2), letter(1)), (_, Some(b'r')) | (Some(b'r'), Some(b'b')))
     }
 
     /// Moves past the string whose opening quote is at `self.at`; past the end if nothing closes it.
     fn skip_string(&mut self, quote: u8) {
         let raw = self.is_raw(self.at);
-        let is_triple =
-            |code: &Self, at: usize| (0..3).all(|offset| code.byte(at + offset) == Some(quote));
+        let is_triple = |code: &Self, at: usize| (0..3).all(|offset| code.byte(at + offset) == Some(quote));
         let triple = is_triple(self, self.at);
         self.at += if triple { 3 } else { 1 };
         while let Some(byte) = self.byte(self.at) {

@@ -43,26 +43,12 @@ const REQUEST: &[(&str, Shape)] = &[
     ("params", Shape::Names),
     ("body", Shape::Any),
 ];
-const RESPONSE: &[(&str, Shape)] = &[
-    ("code", Shape::Scalar),
-    ("headers", Shape::Headers),
-    ("body", Shape::Any),
-];
-const CALL: &[(&str, Shape)] = &[
-    ("method", Shape::Scalar),
-    ("path", Shape::Scalar),
-    ("headers", Shape::Headers),
-    ("body", Shape::Any),
-];
-const STEP: &[(&str, Shape)] = &[
-    ("request", Shape::Fields(CALL)),
-    ("response", Shape::Fields(RESPONSE)),
-];
-const TRANSACTION: &[(&str, Shape)] = &[
-    ("request", Shape::Fields(CALL)),
-    ("response", Shape::Fields(RESPONSE)),
-    ("idempotency_key", Shape::Scalar),
-];
+const RESPONSE: &[(&str, Shape)] = &[("code", Shape::Scalar), ("headers", Shape::Headers), ("body", Shape::Any)];
+const CALL: &[(&str, Shape)] =
+    &[("method", Shape::Scalar), ("path", Shape::Scalar), ("headers", Shape::Headers), ("body", Shape::Any)];
+const STEP: &[(&str, Shape)] = &[("request", Shape::Fields(CALL)), ("response", Shape::Fields(RESPONSE))];
+const TRANSACTION: &[(&str, Shape)] =
+    &[("request", Shape::Fields(CALL)), ("response", Shape::Fields(RESPONSE)), ("idempotency_key", Shape::Scalar)];
 const SAGA: &[(&str, Shape)] = &[("id", Shape::Scalar), ("name", Shape::Scalar)];
 const ENDED_SAGA: &[(&str, Shape)] = &[
     ("id", Shape::Scalar),
@@ -96,43 +82,22 @@ impl Scope {
     /// The call of a compensation: besides, `transaction.request`, `transaction.response` and
     /// `transaction.idempotency_key` of its own step.
     pub fn compensation(steps_before: &[&str]) -> Scope {
-        Scope {
-            transaction: true,
-            ..Scope::condition(steps_before)
-        }
+        Scope { transaction: true, ..Scope::condition(steps_before) }
     }
 
     /// `success` and `rejected`: `response` only.
     pub fn predicate() -> Scope {
-        Scope {
-            request: false,
-            response: true,
-            transaction: false,
-            saga: &[],
-            steps: None,
-            ordered: true,
-        }
+        Scope { request: false, response: true, transaction: false, saga: &[], steps: None, ordered: true }
     }
 
     /// `start_key`: `request` only, as there is no saga yet.
     pub fn start_key() -> Scope {
-        Scope {
-            request: true,
-            response: false,
-            transaction: false,
-            saga: &[],
-            steps: None,
-            ordered: true,
-        }
+        Scope { request: true, response: false, transaction: false, saga: &[], steps: None, ordered: true }
     }
 
     /// A reply: `request`, every step, and of the saga also `status`, `failed_step` and `reason`.
     pub fn reply(all_steps: &[&str]) -> Scope {
-        Scope {
-            saga: ENDED_SAGA,
-            ordered: false,
-            ..Scope::condition(all_steps)
-        }
+        Scope { saga: ENDED_SAGA, ordered: false, ..Scope::condition(all_steps) }
     }
 
     /// Checks that `path` may be read, and lower-cases the names of headers in it. Gives what is known of the value.
@@ -156,17 +121,11 @@ impl Scope {
                     None => {
                         let known: Vec<&str> = fields.iter().map(|(field, _)| *field).collect();
                         let found = format!("`{so_far}.{name}`");
-                        return Err(Fault::new(
-                            found,
-                            format!("a field of `{so_far}`: {}", known.join(", ")),
-                        ));
+                        return Err(Fault::new(found, format!("a field of `{so_far}`: {}", known.join(", "))));
                     }
                 },
                 Shape::Scalar => {
-                    return Err(Fault::new(
-                        format!("`{so_far}.{name}`"),
-                        format!("`{so_far}`, which has no fields"),
-                    ));
+                    return Err(Fault::new(format!("`{so_far}.{name}`"), format!("`{so_far}`, which has no fields")));
                 }
             };
             so_far = format!("{so_far}.{name}");
@@ -192,9 +151,7 @@ impl Scope {
         Err(if self.ordered {
             Fault::new(
                 format!("`steps.{name}`"),
-                format!(
-                    "a step that comes before: step `{name}` does not come before, name it in `after`"
-                ),
+                format!("a step that comes before: step `{name}` does not come before, name it in `after`"),
             )
         } else {
             Fault::new(format!("`steps.{name}`"), "a step of this saga")
@@ -203,14 +160,8 @@ impl Scope {
 
     /// The fault of a name that cannot be read here.
     pub(super) fn unknown(&self, name: &str) -> Fault {
-        let readable: Vec<&str> = ROOTS
-            .into_iter()
-            .filter(|root| self.has_root(root))
-            .collect();
-        Fault::new(
-            format!("the variable `{name}`"),
-            format!("what can be read here: {}", readable.join(", ")),
-        )
+        let readable: Vec<&str> = ROOTS.into_iter().filter(|root| self.has_root(root)).collect();
+        Fault::new(format!("the variable `{name}`"), format!("what can be read here: {}", readable.join(", ")))
     }
 
     fn has_root(&self, name: &str) -> bool {

@@ -26,20 +26,8 @@ pub(super) fn counted(mut step: IdedExpr) -> IdedExpr {
                 return step;
             }
             // `map`: @result + [value]
-            (
-                operators::ADD,
-                [
-                    _,
-                    IdedExpr {
-                        expr: Expr::List(list),
-                        ..
-                    },
-                ],
-            ) => {
-                list.elements = std::mem::take(&mut list.elements)
-                    .into_iter()
-                    .map(guarded)
-                    .collect();
+            (operators::ADD, [_, IdedExpr { expr: Expr::List(list), .. }]) => {
+                list.elements = std::mem::take(&mut list.elements).into_iter().map(guarded).collect();
                 return step;
             }
             _ => {}
@@ -51,23 +39,10 @@ pub(super) fn counted(mut step: IdedExpr) -> IdedExpr {
 /// `@step ? node : null`; `@step` is true or fails.
 fn guarded(node: IdedExpr) -> IdedExpr {
     let id = node.id;
-    let step = IdedExpr {
-        id,
-        expr: Expr::Ident(STEP.to_owned()),
-    };
-    let null = IdedExpr {
-        id,
-        expr: Expr::Literal(LiteralValue::Null),
-    };
+    let step = IdedExpr { id, expr: Expr::Ident(STEP.to_owned()) };
+    let null = IdedExpr { id, expr: Expr::Literal(LiteralValue::Null) };
     let args = vec![step, node, null];
-    IdedExpr {
-        id,
-        expr: Expr::Call(CallExpr {
-            func_name: operators::CONDITIONAL.to_owned(),
-            target: None,
-            args,
-        }),
-    }
+    IdedExpr { id, expr: Expr::Call(CallExpr { func_name: operators::CONDITIONAL.to_owned(), target: None, args }) }
 }
 
 /// Refuses what is nested too deep, without recursion of its own.
@@ -75,42 +50,23 @@ pub(super) fn check_depth(tree: &IdedExpr) -> Result<(), Fault> {
     let mut waiting = vec![(tree, 1)];
     while let Some((node, depth)) = waiting.pop() {
         if depth > MAX_DEPTH {
-            return Err(Fault::new(
-                format!("more than {MAX_DEPTH} levels of nesting"),
-                format!("at most {MAX_DEPTH}"),
-            ));
+            return Err(Fault::new(format!("more than {MAX_DEPTH} levels of nesting"), format!("at most {MAX_DEPTH}")));
         }
         let mut wait = |node| waiting.push((node, depth + 1));
         match &node.expr {
             Expr::Call(call) => {
-                call.target
-                    .as_deref()
-                    .into_iter()
-                    .chain(&call.args)
-                    .for_each(&mut wait);
+                call.target.as_deref().into_iter().chain(&call.args).for_each(&mut wait);
             }
             Expr::Select(select) => wait(&select.operand),
             Expr::List(list) => list.elements.iter().for_each(&mut wait),
-            Expr::Map(map) => map
-                .entries
-                .iter()
-                .for_each(|entry| entry_parts(&entry.expr).for_each(&mut wait)),
+            Expr::Map(map) => map.entries.iter().for_each(|entry| entry_parts(&entry.expr).for_each(&mut wait)),
             Expr::Struct(message) => {
-                message
-                    .entries
-                    .iter()
-                    .for_each(|entry| entry_parts(&entry.expr).for_each(&mut wait));
+                message.entries.iter().for_each(|entry| entry_parts(&entry.expr).for_each(&mut wait));
             }
             Expr::Comprehension(parts) => {
-                [
-                    &parts.iter_range,
-                    &parts.accu_init,
-                    &parts.loop_cond,
-                    &parts.loop_step,
-                    &parts.result,
-                ]
-                .into_iter()
-                .for_each(&mut wait);
+                [&parts.iter_range, &parts.accu_init, &parts.loop_cond, &parts.loop_step, &parts.result]
+                    .into_iter()
+                    .for_each(&mut wait);
             }
             Expr::Ident(_) | Expr::Literal(_) | Expr::Unspecified => {}
         }

@@ -23,8 +23,7 @@ struct World {
 
 impl World {
     fn with_body(body: Json) -> World {
-        let call =
-            json!({"method": "POST", "path": "/bookings", "headers": {}, "body": {"guest": "ada"}});
+        let call = json!({"method": "POST", "path": "/bookings", "headers": {}, "body": {"guest": "ada"}});
         let response = json!({"code": 201, "headers": {"location": "/b/7", "x-user": "ada"}, "body": {"id": "b7"}});
         let steps = json!({"hotel": {"request": call, "response": response}});
         World {
@@ -57,8 +56,7 @@ fn compensation() -> Scope {
 
 /// The value of `source` where the request's body is `body`.
 fn value(source: &str, body: Json) -> Result<Json, RenderError> {
-    let expression =
-        Expression::compile(source, &compensation()).unwrap_or_else(|error| panic!("{error}"));
+    let expression = Expression::compile(source, &compensation()).unwrap_or_else(|error| panic!("{error}"));
     expression.evaluate_json(&World::with_body(body).facts())
 }
 
@@ -68,13 +66,10 @@ fn reason(source: &str, body: Json) -> String {
 
 /// What is wrong with `source`.
 fn refusal(source: &str) -> String {
-    Expression::compile(source, &compensation())
-        .expect_err(source)
-        .to_string()
+    Expression::compile(source, &compensation()).expect_err(source).to_string()
 }
 
 fn render(source: &str, place: Place, body: Json) -> Result<String, RenderError> {
-    let template =
-        Template::compile(source, place, &compensation()).unwrap_or_else(|error| panic!("{error}"));
+    let template = Template::compile(source, place, &compensation()).unwrap_or_else(|error| panic!("{error}"));
     template.render(&World::with_body(body).facts())
 }

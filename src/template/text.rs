@@ -21,11 +21,7 @@ pub enum Place {
 }
 
 /// What is percent-encoded in a path: everything but unreserved characters.
-const ENCODED: &AsciiSet = &NON_ALPHANUMERIC
-    .remove(b'-')
-    .remove(b'.')
-    .remove(b'_')
-    .remove(b'~');
+const ENCODED: &AsciiSet = &NON_ALPHANUMERIC.remove(b'-').remove(b'.').remove(b'_').remove(b'~');
 
 /// A text with `${...}`.
 #[derive(Clone, Debug)]
@@ -49,8 +45,7 @@ impl Template {
     ///
     /// Those of [`Expression::compile`]; a `${` without its `}`; literal text that does not fit the place.
     pub fn compile(source: &str, place: Place, scope: &Scope) -> Result<Template, TemplateError> {
-        Template::from_parts(parts(source, scope)?, place)
-            .map_err(|fault| TemplateError::new(source, None, fault))
+        Template::from_parts(parts(source, scope)?, place).map_err(|fault| TemplateError::new(source, None, fault))
     }
 
     pub(super) fn from_parts(parts: Vec<Part>, place: Place) -> Result<Template, Fault> {
@@ -61,11 +56,7 @@ impl Template {
                 reads.extend(expression.reads());
             }
         }
-        Ok(Template {
-            parts,
-            place,
-            reads,
-        })
+        Ok(Template { parts, place, reads })
     }
 
     /// The paths that its expressions read.
@@ -85,16 +76,13 @@ impl Template {
             match part {
                 Part::Literal(literal) => {
                     if self.place == Place::Path {
-                        segments
-                            .literal(literal)
-                            .map_err(|error| segments.blame(error))?;
+                        segments.literal(literal).map_err(|error| segments.blame(error))?;
                     }
                     text.push_str(literal);
                 }
                 Part::Value(expression) => {
                     let value = expression.evaluate_text(facts)?;
-                    let fitted =
-                        fitted(&value, self.place).map_err(|reason| expression.error(&reason))?;
+                    let fitted = fitted(&value, self.place).map_err(|reason| expression.error(&reason))?;
                     if self.place == Place::Path {
                         segments.value(&fitted, expression);
                     }
@@ -110,10 +98,7 @@ impl Template {
                 Part::Value(expression) => Some(expression.source()),
                 Part::Literal(_) => None,
             });
-            return Err(RenderError::new(
-                source.unwrap_or_default(),
-                "an empty authority",
-            ));
+            return Err(RenderError::new(source.unwrap_or_default(), "an empty authority"));
         }
         Ok(text)
     }
@@ -130,13 +115,9 @@ pub(super) fn parts(source: &str, scope: &Scope) -> Result<Vec<Part>, TemplateEr
             rest = after;
         } else if let Some(inside) = rest.strip_prefix("${") {
             let offset = Some(source.len() - rest.len());
-            let end = scan::length_of_expression(inside)
-                .and_then(|length| inside.split_at_checked(length));
+            let end = scan::length_of_expression(inside).and_then(|length| inside.split_at_checked(length));
             let Some((expression, after)) = end else {
-                let fault = Fault::new(
-                    "`${` without its `}`",
-                    "`${expression}`, or `$${` for a literal `${`",
-                );
+                let fault = Fault::new("`${` without its `}`", "`${expression}`, or `$${` for a literal `${`");
                 return Err(TemplateError::new(source, offset, fault));
             };
             if !literal.is_empty() {
@@ -161,9 +142,7 @@ fn fitted(value: &str, place: Place) -> Result<Cow<'_, str>, String> {
         Place::Path => Ok(Cow::from(utf8_percent_encode(value, ENCODED))),
         Place::Text => Ok(Cow::Borrowed(value)),
         Place::Header => match value.chars().find(|&c| is_control(c)) {
-            Some(c) => Err(format!(
-                "gives the control character {c:?}, which a header cannot hold"
-            )),
+            Some(c) => Err(format!("gives the control character {c:?}, which a header cannot hold")),
             None => Ok(Cow::Borrowed(value)),
         },
         Place::Authority => match value.chars().find(|&c| !is_authority(c)) {
@@ -183,14 +162,8 @@ fn check_literals(parts: &[Part], place: Place) -> Result<(), Fault> {
     let find = |refused: fn(char) -> bool| literals().flat_map(str::chars).find(|&c| refused(c));
     let (character, expected) = match place {
         Place::Text => return Ok(()),
-        Place::Path => (
-            find(|c| !is_path(c)),
-            "a path: characters of a URI, others percent-encoded",
-        ),
-        Place::Header => (
-            find(is_control),
-            "a header's value without control characters",
-        ),
+        Place::Path => (find(|c| !is_path(c)), "a path: characters of a URI, others percent-encoded"),
+        Place::Header => (find(is_control), "a header's value without control characters"),
         Place::Authority => (find(|c| !is_authority(c)), "`host:port`"),
     };
     if let Some(character) = character {
@@ -199,36 +172,23 @@ fn check_literals(parts: &[Part], place: Place) -> Result<(), Fault> {
     if place == Place::Authority && parts.is_empty() {
         return Err(Fault::new("nothing", expected));
     }
-    if place == Place::Path {
-        check_path(parts)
-    } else {
-        Ok(())
-    }
+    if place == Place::Path { check_path(parts) } else { Ok(()) }
 }
 
 fn check_path(parts: &[Part]) -> Result<(), Fault> {
     match parts.first() {
         Some(Part::Literal(literal)) if literal.starts_with('/') && !literal.starts_with("//") => {}
         _ => {
-            return Err(Fault::new(
-                "another beginning",
-                "a path that begins with one literal `/`",
-            ));
+            return Err(Fault::new("another beginning", "a path that begins with one literal `/`"));
         }
     }
-    let mut segments = Segments {
-        refuse_literal_dots: true,
-        ..Segments::default()
-    };
+    let mut segments = Segments { refuse_literal_dots: true, ..Segments::default() };
     let dots = |_| Fault::new("a segment `.` or `..`", "a path without them");
     for part in parts {
         match part {
             // Each piece by itself: `%` before a value would make an escape of what the value begins with.
             Part::Literal(literal) if !has_whole_escapes(literal) => {
-                return Err(Fault::new(
-                    "a `%` without two hexadecimal digits",
-                    "a percent-encoded byte: `%25`",
-                ));
+                return Err(Fault::new("a `%` without two hexadecimal digits", "a percent-encoded byte: `%25`"));
             }
             Part::Literal(literal) => segments.literal(literal).map_err(dots)?,
             // Some value that is harmless.

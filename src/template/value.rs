@@ -3,9 +3,7 @@
 use std::collections::HashMap;
 
 use cel::Value;
-use cel::common::types::{
-    CelBool, CelDouble, CelInt, CelList, CelMap, CelMapKey, CelNull, CelString,
-};
+use cel::common::types::{CelBool, CelDouble, CelInt, CelList, CelMap, CelMapKey, CelNull, CelString};
 use cel::common::value::Val;
 use serde_json::{Map, Number, Value as Json};
 
@@ -29,10 +27,8 @@ pub(super) fn from_json(json: &Json) -> Box<dyn Val + '_> {
 
 /// The same, of an object's fields.
 pub(super) fn from_fields(fields: &Map<String, Json>) -> Box<dyn Val + '_> {
-    let fields: HashMap<CelMapKey<'_>, Box<dyn Val + '_>> = fields
-        .iter()
-        .map(|(name, value)| (CelMapKey::from(name.as_str()), from_json(value)))
-        .collect();
+    let fields: HashMap<CelMapKey<'_>, Box<dyn Val + '_>> =
+        fields.iter().map(|(name, value)| (CelMapKey::from(name.as_str()), from_json(value))).collect();
     Box::new(CelMap::from(fields))
 }
 
@@ -53,22 +49,17 @@ pub(super) fn to_json(value: &Value) -> Result<Json, String> {
         Value::Bool(value) => Json::Bool(*value),
         Value::Int(value) => Json::from(*value),
         Value::UInt(value) => Json::from(*value),
-        Value::Float(value) => Json::Number(
-            Number::from_f64(*value).ok_or_else(|| format!("{value} is no number in JSON"))?,
-        ),
+        Value::Float(value) => {
+            Json::Number(Number::from_f64(*value).ok_or_else(|| format!("{value} is no number in JSON"))?)
+        }
         Value::String(text) => Json::String(text.as_str().to_owned()),
         Value::List(items) => Json::Array(items.iter().map(to_json).collect::<Result<_, _>>()?),
         Value::Map(map) => {
             // In order, as a call that is sent again must be the same call.
-            let mut fields: Vec<(String, &Value)> = map
-                .map
-                .iter()
-                .map(|(key, value)| (key.to_string(), value))
-                .collect();
+            let mut fields: Vec<(String, &Value)> =
+                map.map.iter().map(|(key, value)| (key.to_string(), value)).collect();
             fields.sort_by(|(one, _), (other, _)| one.cmp(other));
-            let fields = fields
-                .into_iter()
-                .map(|(name, value)| Ok((name, to_json(value)?)));
+            let fields = fields.into_iter().map(|(name, value)| Ok((name, to_json(value)?)));
             Json::Object(fields.collect::<Result<_, String>>()?)
         }
         other => return Err(format!("{} cannot be sent as JSON", kind(other))),

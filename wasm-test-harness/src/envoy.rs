@@ -60,21 +60,12 @@ pub struct StartRefused {
 impl std::fmt::Display for StartError {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
         match self {
-            Self::Configuration(error) => write!(
-                f,
-                "Envoy was not started, its configuration cannot be made: {error:#}"
-            ),
+            Self::Configuration(error) => {
+                write!(f, "Envoy was not started, its configuration cannot be made: {error:#}")
+            }
             Self::Missing(error) => write!(f, "Envoy cannot be started: {error:#}"),
-            Self::Refused(refused) => write!(
-                f,
-                "Envoy refused to start ({}):\n{}",
-                refused.status, refused.log
-            ),
-            Self::NotReady(refused) => write!(
-                f,
-                "Envoy was not ready within {START_TIMEOUT:?}:\n{}",
-                refused.log
-            ),
+            Self::Refused(refused) => write!(f, "Envoy refused to start ({}):\n{}", refused.status, refused.log),
+            Self::NotReady(refused) => write!(f, "Envoy was not ready within {START_TIMEOUT:?}:\n{}", refused.log),
         }
     }
 }
@@ -176,10 +167,7 @@ impl Envoy {
         })
     }
 
-    fn try_edit(
-        mut self,
-        edit: impl FnOnce(&mut Value) -> anyhow::Result<()> + Send + 'static,
-    ) -> Self {
+    fn try_edit(mut self, edit: impl FnOnce(&mut Value) -> anyhow::Result<()> + Send + 'static) -> Self {
         self.edits.push(Box::new(edit));
         self
     }
@@ -196,8 +184,7 @@ impl Envoy {
                 Some(path) => path,
                 None => default_wasm().map_err(StartError::Missing)?,
             };
-            let wasm =
-                std::path::absolute(wasm).map_err(|error| StartError::Missing(error.into()))?;
+            let wasm = std::path::absolute(wasm).map_err(|error| StartError::Missing(error.into()))?;
             configuration::set_module(&mut yaml, &wasm);
         }
         for edit in self.edits {
@@ -223,10 +210,7 @@ impl Source {
         let (text, name) = match self {
             Self::File(path) => {
                 let name = path.display().to_string();
-                (
-                    std::fs::read_to_string(path).with_context(|| name.clone())?,
-                    name,
-                )
+                (std::fs::read_to_string(path).with_context(|| name.clone())?, name)
             }
             Self::Text(text) => (text, "the configuration given as text".to_owned()),
         };

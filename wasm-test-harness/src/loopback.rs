@@ -67,9 +67,7 @@ pub fn require_loopback(address: SocketAddr) -> Result<SocketAddr, NotLoopback> 
     if address.ip().to_canonical().is_loopback() {
         Ok(address)
     } else {
-        Err(NotLoopback {
-            target: address.to_string(),
-        })
+        Err(NotLoopback { target: address.to_string() })
     }
 }
 
@@ -133,10 +131,7 @@ impl Client {
             .pool_timer(TokioTimer::new())
             .http2_only(http2_only)
             .build(connector);
-        Self {
-            inner,
-            timeout: DEFAULT_TIMEOUT,
-        }
+        Self { inner, timeout: DEFAULT_TIMEOUT }
     }
 
     /// The same client with another timeout: of a request and its whole answer; of [`Client::open`] until the headers.
@@ -151,8 +146,7 @@ impl Client {
     ///
     /// As [`Client::send`].
     pub async fn get(&self, url: &str) -> anyhow::Result<Answer> {
-        self.send(request(Method::GET, url, &[], Outgoing::whole(""))?)
-            .await
+        self.send(request(Method::GET, url, &[], Outgoing::whole(""))?).await
     }
 
     /// Posts `json` to `url`, as `application/json`, with further `headers`.
@@ -178,17 +172,9 @@ impl Client {
         let what = format!("{} {}", request.method(), request.uri());
         let whole = async {
             let (head, body) = self.open(request).await?.into_parts();
-            let body = Limited::new(body, MAX_ANSWER_BYTES)
-                .collect()
-                .await
-                .map_err(|error| anyhow::anyhow!(error))?;
+            let body = Limited::new(body, MAX_ANSWER_BYTES).collect().await.map_err(|error| anyhow::anyhow!(error))?;
             let trailers = body.trailers().cloned().unwrap_or_default();
-            Ok(Answer {
-                status: head.status,
-                headers: head.headers,
-                body: body.to_bytes(),
-                trailers,
-            })
+            Ok(Answer { status: head.status, headers: head.headers, body: body.to_bytes(), trailers })
         };
         match tokio::time::timeout(self.timeout, whole).await {
             Ok(answer) => answer,
@@ -206,12 +192,7 @@ impl Client {
         let what = format!("{} {uri}", request.method());
         let (mut head, body) = request.into_parts();
         head.uri = uri;
-        match tokio::time::timeout(
-            self.timeout,
-            self.inner.request(Request::from_parts(head, body)),
-        )
-        .await
-        {
+        match tokio::time::timeout(self.timeout, self.inner.request(Request::from_parts(head, body))).await {
             Ok(response) => response.with_context(|| what),
             Err(_) => bail!("{what}: no answer within {:?}", self.timeout),
         }
@@ -220,9 +201,7 @@ impl Client {
     /// Sends `request` in a task of its own, so that it can be abandoned while it is in flight.
     pub fn begin(&self, request: Request<OutgoingBody>) -> InFlight {
         let client = self.clone();
-        InFlight {
-            task: tokio::spawn(async move { client.send(request).await }),
-        }
+        InFlight { task: tokio::spawn(async move { client.send(request).await }) }
     }
 }
 
@@ -259,9 +238,7 @@ impl Drop for InFlight {
 
 /// The URI to use for `uri`: with an address instead of `localhost`, so that no name is ever looked up.
 fn on_loopback(uri: &Uri) -> anyhow::Result<Uri> {
-    let refused = || NotLoopback {
-        target: uri.to_string(),
-    };
+    let refused = || NotLoopback { target: uri.to_string() };
     let host = uri.host().ok_or_else(refused)?;
     if uri.scheme() != Some(&Scheme::HTTP) {
         bail!("{uri}: only http:// is spoken here");
@@ -270,10 +247,7 @@ fn on_loopback(uri: &Uri) -> anyhow::Result<Uri> {
     let address = if localhost {
         IpAddr::V4(Ipv4Addr::LOCALHOST)
     } else {
-        host.trim_start_matches('[')
-            .trim_end_matches(']')
-            .parse()
-            .map_err(|_| refused())?
+        host.trim_start_matches('[').trim_end_matches(']').parse().map_err(|_| refused())?
     };
     let port = uri.port_u16().unwrap_or(80);
     require_loopback(SocketAddr::new(address, port)).map_err(|_| refused())?;

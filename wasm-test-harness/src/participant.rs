@@ -69,14 +69,11 @@ pub struct Arguments {
 pub fn run(arguments: Arguments) -> anyhow::Result<()> {
     tokio::runtime::Runtime::new()?.block_on(async {
         let temporary = tempfile::tempdir()?;
-        let database = arguments
-            .database
-            .unwrap_or_else(|| temporary.path().join("bookings.sqlite"));
+        let database = arguments.database.unwrap_or_else(|| temporary.path().join("bookings.sqlite"));
         let address = SocketAddr::from((Ipv4Addr::LOCALHOST, arguments.port));
         let participant = Participant::start_on(&arguments.role, &database, address).await?;
         println!("{} {}", arguments.role, participant.address());
-        let mut terminated =
-            tokio::signal::unix::signal(tokio::signal::unix::SignalKind::terminate())?;
+        let mut terminated = tokio::signal::unix::signal(tokio::signal::unix::SignalKind::terminate())?;
         tokio::select! {
             _ = terminated.recv() => {}
             interrupted = tokio::signal::ctrl_c() => interrupted?,
@@ -112,42 +109,19 @@ impl Participant {
     /// # Errors
     ///
     /// When the address is not on loopback or taken, or the database cannot be opened.
-    pub async fn start_on(
-        role: &str,
-        database: &Path,
-        address: SocketAddr,
-    ) -> anyhow::Result<Self> {
-        ensure!(
-            address.ip().is_loopback(),
-            "a participant listens on loopback only, not on {address}"
-        );
-        let ledger = Ledger::open(role, database)
-            .with_context(|| format!("database {}", database.display()))?;
-        let socket = if address.is_ipv4() {
-            TcpSocket::new_v4()?
-        } else {
-            TcpSocket::new_v6()?
-        };
+    pub async fn start_on(role: &str, database: &Path, address: SocketAddr) -> anyhow::Result<Self> {
+        ensure!(address.ip().is_loopback(), "a participant listens on loopback only, not on {address}");
+        let ledger = Ledger::open(role, database).with_context(|| format!("database {}", database.display()))?;
+        let socket = if address.is_ipv4() { TcpSocket::new_v4()? } else { TcpSocket::new_v6()? };
         // A restart finds connections of its predecessor in TIME_WAIT.
         socket.set_reuseaddr(true)?;
-        socket
-            .bind(address)
-            .with_context(|| format!("participant {role} on {address}"))?;
+        socket.bind(address).with_context(|| format!("participant {role} on {address}"))?;
         let listener = socket.listen(BACKLOG)?;
         let address = listener.local_addr()?;
         let (stop, stopped) = watch::channel(false);
         let service = Arc::new(Service::new(ledger, Faults::default(), stopped.clone()));
-        let accepting = tokio::spawn(connection::accept(
-            listener,
-            routes::router(Arc::clone(&service)),
-            stopped,
-        ));
-        Ok(Self {
-            address,
-            service,
-            stop,
-            accepting: Mutex::new(Some(accepting)),
-        })
+        let accepting = tokio::spawn(connection::accept(listener, routes::router(Arc::clone(&service)), stopped));
+        Ok(Self { address, service, stop, accepting: Mutex::new(Some(accepting)) })
     }
 
     /// Where it listens, or listened before it was stopped.

@@ -28,7 +28,8 @@ fn first_column(section: &str) -> BTreeSet<String> {
 
 fn properties(schema: &Json, of: &str) -> BTreeSet<String> {
     let object = if of.is_empty() { schema } else { &schema["$defs"][of] };
-    let properties = object["properties"].as_object().unwrap_or_else(|| panic!("no properties of {of:?} in the schema"));
+    let properties =
+        object["properties"].as_object().unwrap_or_else(|| panic!("no properties of {of:?} in the schema"));
     properties.keys().cloned().collect()
 }
 
@@ -45,7 +46,9 @@ fn the_tables_of_fields_are_those_of_the_schema() {
     for (heading, name) in [("### Top level", ""), ("### Saga", "Saga"), ("### Step", "Step"), ("### Call", "Call")] {
         assert_eq!(first_column(section(&readme, heading)), properties(&schema, name), "{heading}");
     }
-    for (heading, name) in [("### Top level", "Limits"), ("### Saga", "Match"), ("### Call", "Retry"), ("### Call", "Destination")] {
+    for (heading, name) in
+        [("### Top level", "Limits"), ("### Saga", "Match"), ("### Call", "Retry"), ("### Call", "Destination")]
+    {
         for property in properties(&schema, name) {
             assert!(section(&readme, heading).contains(&property), "{heading} does not name {property} of {name}");
         }
@@ -103,7 +106,8 @@ fn every_header_of_a_call_and_every_counter_is_in_the_readme() {
     };
     let envelope = Envelope { saga_id: "id", saga_name: "name", step: "step", epoch: 1, forwarded: &[] };
     let call = envelope.attempt(CallId { step: 0, kind: CallKind::Transaction, attempt: 1 }, &request);
-    let sent: BTreeSet<String> = call.headers.into_iter().map(|(name, _)| name).filter(|name| !name.starts_with(':')).collect();
+    let sent: BTreeSet<String> =
+        call.headers.into_iter().map(|(name, _)| name).filter(|name| !name.starts_with(':')).collect();
     let documented = first_column(section(&readme, "## Headers"));
     let missing: Vec<_> = sent.difference(&documented).collect();
     assert!(missing.is_empty(), "{missing:?}");

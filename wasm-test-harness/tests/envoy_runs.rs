@@ -46,60 +46,29 @@ async fn two_envoys_with_the_same_fixed_ports_run_side_by_side() {
     assert_ne!(one.pid(), other.pid());
     for envoy in [&one, &other] {
         for client in [Client::http1(), Client::http2()] {
-            let answer = client
-                .get(&format!("http://{}/", envoy.listener("plain")))
-                .await
-                .unwrap();
+            let answer = client.get(&format!("http://{}/", envoy.listener("plain"))).await.unwrap();
             assert_eq!(answer.status, 204);
         }
-        let stats = envoy
-            .stats(r"^http\.plain\.downstream_rq_2xx$")
-            .await
-            .unwrap();
-        assert_eq!(
-            stats.into_iter().collect::<Vec<_>>(),
-            [("http.plain.downstream_rq_2xx".to_owned(), 2)]
-        );
-        assert!(
-            envoy.log().contains("starting main dispatch loop"),
-            "{}",
-            envoy.log()
-        );
+        let stats = envoy.stats(r"^http\.plain\.downstream_rq_2xx$").await.unwrap();
+        assert_eq!(stats.into_iter().collect::<Vec<_>>(), [("http.plain.downstream_rq_2xx".to_owned(), 2)]);
+        assert!(envoy.log().contains("starting main dispatch loop"), "{}", envoy.log());
     }
-    assert_eq!(
-        one.stats("^server.concurrency$").await.unwrap()["server.concurrency"],
-        1
-    );
-    assert_eq!(
-        other.stats("^server.concurrency$").await.unwrap()["server.concurrency"],
-        2
-    );
+    assert_eq!(one.stats("^server.concurrency$").await.unwrap()["server.concurrency"], 1);
+    assert_eq!(other.stats("^server.concurrency$").await.unwrap()["server.concurrency"], 2);
 }
 
 #[tokio::test]
 async fn an_envoy_can_be_asked_to_end_or_killed_and_ends_with_its_handle() {
-    let asked = Envoy::from_yaml(ANSWERS_204)
-        .workers(1)
-        .start()
-        .await
-        .unwrap();
+    let asked = Envoy::from_yaml(ANSWERS_204).workers(1).start().await.unwrap();
     assert!(asked.terminate().await.unwrap().success());
     assert!(!asked.is_running());
 
-    let killed = Envoy::from_yaml(ANSWERS_204)
-        .workers(1)
-        .start()
-        .await
-        .unwrap();
+    let killed = Envoy::from_yaml(ANSWERS_204).workers(1).start().await.unwrap();
     killed.kill9();
     assert!(!killed.is_running());
     assert!(loopback::connect(killed.listener("plain")).await.is_err());
 
-    let dropped = Envoy::from_yaml(ANSWERS_204)
-        .workers(1)
-        .start()
-        .await
-        .unwrap();
+    let dropped = Envoy::from_yaml(ANSWERS_204).workers(1).start().await.unwrap();
     let listener = dropped.listener("plain");
     drop(dropped);
     assert!(loopback::connect(listener).await.is_err());
@@ -107,20 +76,10 @@ async fn an_envoy_can_be_asked_to_end_or_killed_and_ends_with_its_handle() {
 
 #[tokio::test]
 async fn a_frozen_envoy_answers_nothing_until_it_is_thawed() {
-    let envoy = Envoy::from_yaml(ANSWERS_204)
-        .workers(1)
-        .start()
-        .await
-        .unwrap();
+    let envoy = Envoy::from_yaml(ANSWERS_204).workers(1).start().await.unwrap();
     let url = format!("http://{}/", envoy.listener("plain"));
     envoy.freeze().unwrap();
-    assert!(
-        Client::http1()
-            .timeout(Duration::from_millis(300))
-            .get(&url)
-            .await
-            .is_err()
-    );
+    assert!(Client::http1().timeout(Duration::from_millis(300)).get(&url).await.is_err());
     envoy.thaw();
     assert_eq!(Client::http1().get(&url).await.unwrap().status, 204);
 }
@@ -132,19 +91,13 @@ async fn a_configuration_that_envoy_refuses_comes_back_with_its_log() {
         .start()
         .await
         .unwrap_err();
-    let StartError::Refused(refused) = refused else {
-        panic!("{refused}")
-    };
+    let StartError::Refused(refused) = refused else { panic!("{refused}") };
     assert!(refused.log.contains("no_such_field"), "{}", refused.log);
 }
 
 #[tokio::test]
 async fn what_the_configuration_does_not_have_cannot_be_changed() {
-    let error = Envoy::from_yaml(ANSWERS_204)
-        .plugin_configuration("plain", "sagabox", "{}")
-        .start()
-        .await
-        .unwrap_err();
+    let error = Envoy::from_yaml(ANSWERS_204).plugin_configuration("plain", "sagabox", "{}").start().await.unwrap_err();
     assert!(matches!(error, StartError::Configuration(_)), "{error}");
 }
 
@@ -154,12 +107,7 @@ fn module_that_does_nothing() -> Vec<u8> {
         [&[id, u8::try_from(content.len()).unwrap()], content].concat()
     }
     fn export(name: &str, kind: u8, index: u8) -> Vec<u8> {
-        [
-            &[u8::try_from(name.len()).unwrap()],
-            name.as_bytes(),
-            &[kind, index],
-        ]
-        .concat()
+        [&[u8::try_from(name.len()).unwrap()], name.as_bytes(), &[kind, index]].concat()
     }
     let exports = [
         vec![3],
@@ -194,22 +142,16 @@ async fn envoy_accepts_the_shipped_configuration_and_passes_what_is_no_saga_with
         .await
         .unwrap();
 
-    let trailers =
-        HeaderMap::from_iter([("x-sum".parse().unwrap(), HeaderValue::from_static("42"))]);
+    let trailers = HeaderMap::from_iter([("x-sum".parse().unwrap(), HeaderValue::from_static("42"))]);
     for listener in ["trip", "trip_gate"] {
         for client in [Client::http1(), Client::http2()] {
             let pieces = futures::stream::iter(["a", "b", "c"].map(Bytes::from));
             let url = format!("http://{}/echo", envoy.listener(listener));
             let body = Outgoing::stream(pieces, trailers.clone());
-            let mut request =
-                loopback::request(Method::POST, &url, &[("te", "trailers")], body).unwrap();
+            let mut request = loopback::request(Method::POST, &url, &[("te", "trailers")], body).unwrap();
             loopback::announce(request.headers_mut(), &trailers);
             let answer = client.send(request).await.unwrap();
-            assert_eq!(
-                (answer.status.as_u16(), answer.text().as_str()),
-                (200, "abc"),
-                "{listener}"
-            );
+            assert_eq!((answer.status.as_u16(), answer.text().as_str()), (200, "abc"), "{listener}");
             assert_eq!(answer.trailers.get("x-sum").unwrap(), "42", "{listener}");
         }
     }
@@ -220,8 +162,8 @@ fn both_listeners_of_the_shipped_configuration_run_the_same_sagas() {
     let text = fs::read_to_string(project_root().join("envoy/trip/envoy.yaml")).unwrap();
     let yaml: serde_yaml_ng::Value = serde_yaml_ng::from_str(&text).unwrap();
     let plugin = |listener: usize| {
-        let manager = &yaml["static_resources"]["listeners"][listener]["filter_chains"][0]["filters"]
-            [0]["typed_config"];
+        let manager =
+            &yaml["static_resources"]["listeners"][listener]["filter_chains"][0]["filters"][0]["typed_config"];
         manager["http_filters"][0]["typed_config"]["config"]["configuration"]["value"].clone()
     };
     let sagas = plugin(0)["sagas"].clone();

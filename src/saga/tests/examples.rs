@@ -251,7 +251,8 @@ fn a_compensation_waits_for_the_attempt_in_flight() {
 
 #[test]
 fn independent_steps_are_undone_at_once_and_dependent_ones_in_reverse() {
-    let steps = [by_id("a", &[]), by_id("b", &[]), by_id("c", &["a", "b"]), forward_only("d", &["c"]), by_id("e", &["d"])];
+    let steps =
+        [by_id("a", &[]), by_id("b", &[]), by_id("c", &["a", "b"]), forward_only("d", &["c"]), by_id("e", &["d"])];
     let mut world = begin(&load(json!({"steps": steps})));
     for step in ["a", "b", "c", "d"] {
         end(&mut world, step, Behaviour::Do);

@@ -22,7 +22,18 @@ enum Op {
 fn behaviour() -> impl Strategy<Value = Behaviour> {
     use Behaviour::*;
     let all = [
-        Do, DoWithoutId, DoSilently, Lose, Fail, DoButTimeOut, Refuse, Conflict, TooMany, Unavailable, NoEndpoint, NoCluster,
+        Do,
+        DoWithoutId,
+        DoSilently,
+        Lose,
+        Fail,
+        DoButTimeOut,
+        Refuse,
+        Conflict,
+        TooMany,
+        Unavailable,
+        NoEndpoint,
+        NoCluster,
     ];
     prop_oneof![3 => Just(Do), 4 => proptest::sample::select(all.to_vec())]
 }

@@ -254,7 +254,12 @@ impl World {
         let request = request.expect("what is sent is in the journal");
         assert_eq!(header(&call.headers, ":path"), request.path);
         assert_eq!(call.body, request.body);
-        let key = format!("{}.{}.{}", self.saga.id(), step.name, if call.id.kind == CallKind::Transaction { "t" } else { "c" });
+        let key = format!(
+            "{}.{}.{}",
+            self.saga.id(),
+            step.name,
+            if call.id.kind == CallKind::Transaction { "t" } else { "c" }
+        );
         assert_eq!(header(&call.headers, "idempotency-key"), key);
         assert_eq!(header(&call.headers, "saga-attempt"), call.id.attempt.to_string());
         assert_eq!(header(&call.headers, "traceparent"), "00-1-2-01");
@@ -270,7 +275,11 @@ impl World {
         for before in &step.after {
             let state = self.durable.steps[*before].state;
             let resolving = self.durable.state == SagaState::Compensating;
-            assert!(resolving || state.lets_successors_start(), "{} was sent after a step that is {state:?}", step.name);
+            assert!(
+                resolving || state.lets_successors_start(),
+                "{} was sent after a step that is {state:?}",
+                step.name
+            );
         }
         let compensated = self.sent.iter().any(|sent| sent.id.step == index && sent.id.kind == CallKind::Compensation);
         assert!(!compensated, "{}: a transaction after its compensation", step.name);
@@ -284,7 +293,8 @@ impl World {
 
     fn check_compensation(&self, call: &OutgoingCall, step: &Step) {
         assert_eq!(self.durable.state, SagaState::Compensating, "undone before the decision was durable");
-        let first = !self.sent.iter().any(|sent| sent.id.step == call.id.step && sent.id.kind == CallKind::Compensation);
+        let first =
+            !self.sent.iter().any(|sent| sent.id.step == call.id.step && sent.id.kind == CallKind::Compensation);
         for after in step.successors.iter().filter(|_| first) {
             let held = self.held.get(after).copied().unwrap_or_default();
             let nothing_to_undo = self.saga.definition().steps[*after].compensation.is_none();
@@ -298,7 +308,8 @@ impl World {
 
 /// The value of a header, which is there once.
 pub fn header<'a>(headers: &'a [(String, String)], name: &str) -> &'a str {
-    let values: Vec<&str> = headers.iter().filter(|(other, _)| other == name).map(|(_, value)| value.as_str()).collect();
+    let values: Vec<&str> =
+        headers.iter().filter(|(other, _)| other == name).map(|(_, value)| value.as_str()).collect();
     assert_eq!(values.len(), 1, "{name} in {headers:?}");
     values[0]
 }

@@ -7,10 +7,7 @@ fn check(scope: &Scope, allowed: &[&str], refused: &[&str]) {
         }
     }
     for source in refused {
-        assert!(
-            Expression::compile(source, scope).is_err(),
-            "{source} should be refused"
-        );
+        assert!(Expression::compile(source, scope).is_err(), "{source} should be refused");
     }
 }
 
@@ -18,54 +15,20 @@ fn check(scope: &Scope, allowed: &[&str], refused: &[&str]) {
 fn a_place_reads_only_what_it_may() {
     check(
         &Scope::condition(&["hotel"]),
-        &[
-            "request.body.a == 1",
-            "steps.hotel.response.body.id == ''",
-            "saga.id == saga.name",
-            "has(steps.hotel)",
-        ],
-        &[
-            "transaction.response.code == 1",
-            "response.code == 1",
-            "saga.status == ''",
-            "has(steps.car)",
-        ],
+        &["request.body.a == 1", "steps.hotel.response.body.id == ''", "saga.id == saga.name", "has(steps.hotel)"],
+        &["transaction.response.code == 1", "response.code == 1", "saga.status == ''", "has(steps.car)"],
     );
     check(
         &Scope::compensation(&[]),
-        &[
-            "transaction.idempotency_key",
-            "transaction.response.body.id",
-            "transaction.request.body",
-        ],
-        &[
-            "transaction.request.query",
-            "transaction.key",
-            "saga.reason",
-            "steps.hotel.response.body",
-        ],
+        &["transaction.idempotency_key", "transaction.response.body.id", "transaction.request.body"],
+        &["transaction.request.query", "transaction.key", "saga.reason", "steps.hotel.response.body"],
     );
-    check(
-        &Scope::predicate(),
-        &["response.code == 201", "response.headers.a == ''"],
-        &["request.host", "saga.id"],
-    );
-    check(
-        &Scope::start_key(),
-        &["request.headers['x']"],
-        &["saga.id", "steps.a.response.body"],
-    );
+    check(&Scope::predicate(), &["response.code == 201", "response.headers.a == ''"], &["request.host", "saga.id"]);
+    check(&Scope::start_key(), &["request.headers['x']"], &["saga.id", "steps.a.response.body"]);
     check(
         &Scope::reply(&["hotel"]),
-        &[
-            "saga.status + saga.failed_step + saga.reason",
-            "steps.hotel.response.headers.location",
-        ],
-        &[
-            "transaction.request",
-            "steps.car.response.body",
-            "response.code",
-        ],
+        &["saga.status + saga.failed_step + saga.reason", "steps.hotel.response.headers.location"],
+        &["transaction.request", "steps.car.response.body", "response.code"],
     );
 }
 
@@ -88,41 +51,18 @@ fn unknown_fields_of_what_has_a_fixed_shape_are_refused() {
         "{'a': request.bodyy}",
         "true ? request.bodyy : 1",
     ] {
-        assert!(
-            Expression::compile(source, &compensation()).is_err(),
-            "{source}"
-        );
+        assert!(Expression::compile(source, &compensation()).is_err(), "{source}");
     }
-    assert_eq!(
-        refusal("saga.idd"),
-        "`saga.idd`: found `saga.idd`, expected a field of `saga`: id, name",
-    );
+    assert_eq!(refusal("saga.idd"), "`saga.idd`: found `saga.idd`, expected a field of `saga`: id, name",);
 }
 
 #[test]
 fn a_step_that_does_not_come_before_is_refused() {
-    let error = Expression::compile(
-        "steps.car.response.body.id",
-        &Scope::transaction(&["hotel"]),
-    )
-    .unwrap_err();
-    assert!(
-        error
-            .to_string()
-            .contains("step `car` does not come before, name it in `after`"),
-        "{error}"
-    );
-    for source in [
-        "steps[request.body.name].response",
-        "size(steps)",
-        "steps",
-        "steps.map(s, s)",
-        "'flight' in steps",
-    ] {
-        assert!(
-            Expression::compile(source, &compensation()).is_err(),
-            "{source}"
-        );
+    let error = Expression::compile("steps.car.response.body.id", &Scope::transaction(&["hotel"])).unwrap_err();
+    assert!(error.to_string().contains("step `car` does not come before, name it in `after`"), "{error}");
+    for source in ["steps[request.body.name].response", "size(steps)", "steps", "steps.map(s, s)", "'flight' in steps"]
+    {
+        assert!(Expression::compile(source, &compensation()).is_err(), "{source}");
     }
     assert!(refusal("steps[request.body.name]").contains("computed"));
     assert!(refusal("request.body.name in steps").contains("computed"));
@@ -160,19 +100,11 @@ fn unknown_variables_and_functions_are_refused() {
         "@lower('A')",
         "request.`body`",
     ] {
-        assert!(
-            Expression::compile(source, &compensation()).is_err(),
-            "{source}"
-        );
+        assert!(Expression::compile(source, &compensation()).is_err(), "{source}");
     }
-    assert!(
-        refusal("request.host.matches('a')")
-            .contains("regular expressions are not part of this filter")
-    );
+    assert!(refusal("request.host.matches('a')").contains("regular expressions are not part of this filter"));
     assert!(refusal("[1].all(x)").contains("`list.all(x, condition)`"));
-    assert!(
-        refusal("nothing").contains("what can be read here: request, transaction, steps, saga")
-    );
+    assert!(refusal("nothing").contains("what can be read here: request, transaction, steps, saga"));
 }
 
 #[test]
@@ -194,22 +126,8 @@ fn the_variable_of_a_macro_is_no_unknown_variable() {
 fn syntax_errors_say_where() {
     let error = Expression::compile("1 +\n + 2 )", &compensation()).unwrap_err();
     assert_eq!(error.offset, Some(5), "{error}");
-    for source in [
-        "",
-        "  ",
-        "1 +",
-        "(1",
-        "'a",
-        "a b",
-        "1 ? 2",
-        "{'a' 1}",
-        "[1,,2]",
-        "request..body",
-    ] {
-        assert!(
-            Expression::compile(source, &compensation()).is_err(),
-            "{source}"
-        );
+    for source in ["", "  ", "1 +", "(1", "'a", "a b", "1 ? 2", "{'a' 1}", "[1,,2]", "request..body"] {
+        assert!(Expression::compile(source, &compensation()).is_err(), "{source}");
     }
 }
 
@@ -229,29 +147,14 @@ fn the_end_of_an_expression_is_found_past_braces_and_strings() {
         ("é${'é'}é", "ééé"),
         ("", ""),
     ] {
-        assert_eq!(
-            render(source, Place::Text, Json::Null).as_deref(),
-            Ok(expected),
-            "{source}"
-        );
+        assert_eq!(render(source, Place::Text, Json::Null).as_deref(), Ok(expected), "{source}");
     }
 }
 
 #[test]
 fn unterminated_and_empty_expressions_in_text_are_refused() {
-    for source in [
-        "${",
-        "a ${request.host",
-        "${}",
-        "${ }",
-        "${'}",
-        "${{}",
-        "${1 // }",
-    ] {
-        assert!(
-            Template::compile(source, Place::Text, &compensation()).is_err(),
-            "{source}"
-        );
+    for source in ["${", "a ${request.host", "${}", "${ }", "${'}", "${{}", "${1 // }"] {
+        assert!(Template::compile(source, Place::Text, &compensation()).is_err(), "{source}");
     }
     let error = Template::compile("ab${1", Place::Text, &compensation()).unwrap_err();
     assert_eq!(error.offset, Some(2));
@@ -259,8 +162,7 @@ fn unterminated_and_empty_expressions_in_text_are_refused() {
 
 #[test]
 fn a_body_reports_every_error_with_its_path() {
-    let source =
-        json!({"guest": "${nothing}", "seats": [{"x": "a ${"}, "${request.host}"], "n": 1});
+    let source = json!({"guest": "${nothing}", "seats": [{"x": "a ${"}, "${request.host}"], "n": 1});
     let error = BodyTemplate::compile(&source, &compensation()).unwrap_err();
     let mut paths: Vec<&str> = error.errors.iter().map(|(path, _)| path.as_str()).collect();
     paths.sort_unstable();

@@ -4,10 +4,7 @@ use super::*;
 
 /// Half of what a Wasm module has by default.
 fn on_a_small_stack(test: impl FnOnce() + Send + 'static) {
-    let thread = std::thread::Builder::new()
-        .stack_size(512 * 1024)
-        .spawn(test)
-        .unwrap();
+    let thread = std::thread::Builder::new().stack_size(512 * 1024).spawn(test).unwrap();
     thread.join().unwrap();
 }
 
@@ -40,17 +37,12 @@ fn sources_of_any_size_give_an_error_or_a_value_on_a_small_stack() {
     on_a_small_stack(|| {
         let world = World::with_body(json!({"a": {"a": [[1]]}}));
         let mut compiled = 0;
-        for n in [
-            1, 2, 8, 15, 16, 20, 30, 31, 32, 33, 60, 64, 100, 250, 256, 1_000, 10_000,
-        ] {
+        for n in [1, 2, 8, 15, 16, 20, 30, 31, 32, 33, 60, 64, 100, 250, 256, 1_000, 10_000] {
             for source in growing(n) {
                 if let Ok(expression) = Expression::compile(&source, &compensation()) {
                     compiled += 1;
                     let copy = expression.clone();
-                    assert_eq!(
-                        copy.evaluate_json(&world.facts()),
-                        expression.evaluate_json(&world.facts())
-                    );
+                    assert_eq!(copy.evaluate_json(&world.facts()), expression.evaluate_json(&world.facts()));
                 }
             }
         }
@@ -64,27 +56,15 @@ fn sources_past_the_limits_are_refused() {
         assert!(Expression::compile(&source, &compensation()).is_err());
     }
     for (source, message) in [
-        (
-            format!("{}1{}", "(".repeat(33), ")".repeat(33)),
-            "33 brackets inside brackets, expected at most 32",
-        ),
-        (
-            format!("1{}", " + 1".repeat(257)),
-            "257 operators, expected at most 256",
-        ),
-        (
-            format!("1{}", " + 1".repeat(64)),
-            "more than 64 levels of nesting",
-        ),
+        (format!("{}1{}", "(".repeat(33), ")".repeat(33)), "33 brackets inside brackets, expected at most 32"),
+        (format!("1{}", " + 1".repeat(257)), "257 operators, expected at most 256"),
+        (format!("1{}", " + 1".repeat(64)), "more than 64 levels of nesting"),
         ("a".repeat(8193), "8193 bytes, expected at most 8192"),
     ] {
         let error = Expression::compile(&source, &compensation()).unwrap_err();
         assert!(error.to_string().contains(message), "{error}");
     }
-    for source in [
-        format!("{}1{}", "(".repeat(32), ")".repeat(32)),
-        format!("1{}", " + 1".repeat(62)),
-    ] {
+    for source in [format!("{}1{}", "(".repeat(32), ")".repeat(32)), format!("1{}", " + 1".repeat(62))] {
         assert!(Expression::compile(&source, &compensation()).is_ok());
     }
     // What is in a string does not count.
@@ -100,12 +80,7 @@ fn the_deepest_json_that_parses_can_be_evaluated_on_a_small_stack() {
         ] {
             let body: Json = serde_json::from_str(&text).unwrap();
             let deep = "[[[[[[[[[[[[[[[[[[[[request.body]]]]]]]]]]]]]]]]]]]]";
-            for source in [
-                deep,
-                "request.body == request.body",
-                "[1].map(x, request.body)",
-                "size(request.body) + 0",
-            ] {
+            for source in [deep, "request.body == request.body", "[1].map(x, request.body)", "size(request.body) + 0"] {
                 value(source, body.clone()).unwrap();
             }
         }
@@ -114,8 +89,7 @@ fn the_deepest_json_that_parses_can_be_evaluated_on_a_small_stack() {
 
 #[test]
 fn macros_over_much_data_are_cut_off() {
-    let items =
-        |count: usize| json!({"items": vec![json!({"n": 1}); count], "text": "x".repeat(100_000)});
+    let items = |count: usize| json!({"items": vec![json!({"n": 1}); count], "text": "x".repeat(100_000)});
     for source in [
         "request.body.items.all(a, request.body.items.all(b, a.n == b.n))",
         "request.body.items.exists(a, request.body.items.exists(b, a.n != b.n))",
@@ -124,22 +98,12 @@ fn macros_over_much_data_are_cut_off() {
         "request.body.items.map(a, request.body.text)",
         "request.body.items.map(a, request.body)",
     ] {
-        assert!(
-            reason(source, items(5_000)).contains("more than 10000 steps"),
-            "{source}"
-        );
+        assert!(reason(source, items(5_000)).contains("more than 10000 steps"), "{source}");
         assert!(value(source, items(10)).is_ok(), "{source}");
     }
     for (count, fits) in [(10_000, true), (10_001, false)] {
-        for source in [
-            "request.body.items.all(a, a.n == 1)",
-            "size(request.body.items.map(a, a.n)) > 0",
-        ] {
-            assert_eq!(
-                value(source, items(count)).is_ok(),
-                fits,
-                "{source} of {count}"
-            );
+        for source in ["request.body.items.all(a, a.n == 1)", "size(request.body.items.map(a, a.n)) > 0"] {
+            assert_eq!(value(source, items(count)).is_ok(), fits, "{source} of {count}");
         }
     }
 }
@@ -147,13 +111,7 @@ fn macros_over_much_data_are_cut_off() {
 #[test]
 fn reasons_are_one_short_line() {
     let long = "x\r\n".repeat(100_000);
-    for source in [
-        "int(request.body)",
-        "request.body + 1",
-        "{}[request.body]",
-        "request.body < 1",
-        "-request.body",
-    ] {
+    for source in ["int(request.body)", "request.body + 1", "{}[request.body]", "request.body < 1", "-request.body"] {
         let error = value(source, json!(long)).unwrap_err();
         assert!(error.to_string().chars().count() < 500, "{source}");
         assert!(!error.to_string().chars().any(char::is_control), "{source}");

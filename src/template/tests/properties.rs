@@ -35,25 +35,9 @@ fn json_value() -> impl Strategy<Value = Json> {
         any::<u64>().prop_map(Json::from),
         any::<f64>().prop_map(Json::from),
         proptest::sample::select(vec![0, 1, -1, i64::MIN, i64::MAX]).prop_map(Json::from),
-        proptest::sample::select(vec![
-            0.0,
-            -0.0,
-            f64::MAX,
-            f64::MIN_POSITIVE,
-            9.3e18,
-            -9.3e18
-        ])
-        .prop_map(Json::from),
+        proptest::sample::select(vec![0.0, -0.0, f64::MAX, f64::MIN_POSITIVE, 9.3e18, -9.3e18]).prop_map(Json::from),
         ".{0,8}".prop_map(Json::from),
-        proptest::sample::select(vec![
-            "1",
-            "-9223372036854775808",
-            "1e999",
-            "NaN",
-            "true",
-            ""
-        ])
-        .prop_map(Json::from),
+        proptest::sample::select(vec!["1", "-9223372036854775808", "1e999", "NaN", "true", ""]).prop_map(Json::from),
     ];
     leaf.prop_recursive(4, 32, 4, |inner| {
         prop_oneof![
@@ -116,11 +100,8 @@ const OPERATIONS: [&str; 47] = [
 
 /// An operation over `request.body.p` and `request.body.q`.
 fn operation() -> impl Strategy<Value = String> {
-    proptest::sample::select(&OPERATIONS[..]).prop_map(|operation| {
-        operation
-            .replace('P', "request.body.p")
-            .replace('Q', "request.body.q")
-    })
+    proptest::sample::select(&OPERATIONS[..])
+        .prop_map(|operation| operation.replace('P', "request.body.p").replace('Q', "request.body.q"))
 }
 
 /// `json` with the whole numbers that are no `int` in CEL as doubles.
@@ -128,10 +109,7 @@ fn as_cel_numbers(json: Json) -> Json {
     match json {
         Json::Number(number) if number.as_i64().is_none() => json!(number.as_f64()),
         Json::Array(items) => items.into_iter().map(as_cel_numbers).collect(),
-        Json::Object(fields) => fields
-            .into_iter()
-            .map(|(name, value)| (name, as_cel_numbers(value)))
-            .collect(),
+        Json::Object(fields) => fields.into_iter().map(|(name, value)| (name, as_cel_numbers(value))).collect(),
         other => other,
     }
 }

@@ -39,28 +39,15 @@ pub fn set_upstream(yaml: &mut Value, cluster: &str, address: SocketAddr) -> any
         address.port()
     );
     let cluster = found.as_mapping_mut().context("a cluster is a mapping")?;
-    cluster.insert(
-        "load_assignment".into(),
-        serde_yaml_ng::from_str(&endpoint)?,
-    );
+    cluster.insert("load_assignment".into(), serde_yaml_ng::from_str(&endpoint)?);
     Ok(())
 }
 
 /// Gives a Wasm filter another configuration, in the form that its present one has.
-pub fn set_plugin(
-    yaml: &mut Value,
-    listener: &str,
-    filter: &str,
-    text: &str,
-) -> anyhow::Result<()> {
-    let value: Value = serde_yaml_ng::from_str(text)
-        .context("the plugin configuration is neither YAML nor JSON")?;
+pub fn set_plugin(yaml: &mut Value, listener: &str, filter: &str, text: &str) -> anyhow::Result<()> {
+    let value: Value = serde_yaml_ng::from_str(text).context("the plugin configuration is neither YAML nor JSON")?;
     let plugin = plugin(yaml, listener, filter)?;
-    let form = plugin
-        .get("configuration")
-        .and_then(|it| it.get("@type"))
-        .and_then(Value::as_str)
-        .unwrap_or(STRUCT);
+    let form = plugin.get("configuration").and_then(|it| it.get("@type")).and_then(Value::as_str).unwrap_or(STRUCT);
     let configuration = match form {
         STRUCT => any(STRUCT, value),
         STRING => any(STRING, serde_json::to_string_pretty(&value)?.into()),
@@ -73,21 +60,13 @@ pub fn set_plugin(
 }
 
 /// Gives a Wasm filter `text` as it stands.
-pub fn set_plugin_text(
-    yaml: &mut Value,
-    listener: &str,
-    filter: &str,
-    text: &str,
-) -> anyhow::Result<()> {
+pub fn set_plugin_text(yaml: &mut Value, listener: &str, filter: &str, text: &str) -> anyhow::Result<()> {
     plugin(yaml, listener, filter)?.insert("configuration".into(), any(STRING, text.into()));
     Ok(())
 }
 
 fn any(form: &str, value: Value) -> Value {
-    Value::Mapping(Mapping::from_iter([
-        ("@type".into(), form.into()),
-        ("value".into(), value),
-    ]))
+    Value::Mapping(Mapping::from_iter([("@type".into(), form.into()), ("value".into(), value)]))
 }
 
 /// Does any filter of the configuration run a Wasm module from a file?
@@ -117,27 +96,18 @@ fn for_each_module(value: &mut Value, change: &mut impl FnMut(&mut Value)) {
                 }
             }
         }
-        Value::Sequence(items) => items
-            .iter_mut()
-            .for_each(|item| for_each_module(item, change)),
+        Value::Sequence(items) => items.iter_mut().for_each(|item| for_each_module(item, change)),
         _ => {}
     }
 }
 
 /// The `config` of a Wasm filter.
-fn plugin<'a>(
-    yaml: &'a mut Value,
-    listener: &str,
-    filter: &str,
-) -> anyhow::Result<&'a mut Mapping> {
+fn plugin<'a>(yaml: &'a mut Value, listener: &str, filter: &str) -> anyhow::Result<&'a mut Mapping> {
     let listener_value = named(at(yaml, &["static_resources", "listeners"]), listener)
         .with_context(|| format!("there is no listener {listener:?}"))?;
     for chain in list(at(listener_value, &["filter_chains"])) {
         for network_filter in list(at(chain, &["filters"])) {
-            if let Some(found) = named(
-                at(network_filter, &["typed_config", "http_filters"]),
-                filter,
-            ) {
+            if let Some(found) = named(at(network_filter, &["typed_config", "http_filters"]), filter) {
                 return at(found, &["typed_config", "config"])
                     .and_then(Value::as_mapping_mut)
                     .with_context(|| format!("the filter {filter:?} is no Wasm filter"));
@@ -148,8 +118,7 @@ fn plugin<'a>(
 }
 
 fn at<'a>(value: &'a mut Value, path: &[&str]) -> Option<&'a mut Value> {
-    path.iter()
-        .try_fold(value, |inner, key| inner.get_mut(*key))
+    path.iter().try_fold(value, |inner, key| inner.get_mut(*key))
 }
 
 fn list(value: Option<&mut Value>) -> impl Iterator<Item = &mut Value> {
@@ -198,50 +167,26 @@ static_resources:
         set_plugin(&mut yaml, "a", "as_struct", "{version: 2}").unwrap();
         set_plugin(&mut yaml, "a", "as_text", r#"{"version": 2}"#).unwrap();
         let structured = plugin(&mut yaml, "a", "as_struct").unwrap();
-        assert_eq!(
-            structured["configuration"]["value"]["version"],
-            Value::from(2)
-        );
-        let text = plugin(&mut yaml, "a", "as_text").unwrap()["configuration"]["value"]
-            .as_str()
-            .unwrap()
-            .to_owned();
-        assert_eq!(
-            serde_json::from_str::<serde_json::Value>(&text).unwrap(),
-            serde_json::json!({"version": 2})
-        );
+        assert_eq!(structured["configuration"]["value"]["version"], Value::from(2));
+        let text = plugin(&mut yaml, "a", "as_text").unwrap()["configuration"]["value"].as_str().unwrap().to_owned();
+        assert_eq!(serde_json::from_str::<serde_json::Value>(&text).unwrap(), serde_json::json!({"version": 2}));
     }
 
     #[test]
     fn text_that_is_no_json_reaches_the_filter_as_it_stands() {
         let mut yaml = two_forms();
         set_plugin_text(&mut yaml, "a", "as_struct", "{").unwrap();
-        assert_eq!(
-            plugin(&mut yaml, "a", "as_struct").unwrap()["configuration"]["value"].as_str(),
-            Some("{")
-        );
+        assert_eq!(plugin(&mut yaml, "a", "as_struct").unwrap()["configuration"]["value"].as_str(), Some("{"));
     }
 
     #[test]
     fn what_is_not_there_is_named() {
         let mut yaml = two_forms();
         let hotel = "127.0.0.1:1".parse().unwrap();
-        assert_eq!(
-            set_upstream(&mut yaml, "motel", hotel)
-                .unwrap_err()
-                .to_string(),
-            r#"there is no cluster "motel""#
-        );
-        let no_filter = set_plugin(&mut yaml, "a", "c", "{}")
-            .unwrap_err()
-            .to_string();
+        assert_eq!(set_upstream(&mut yaml, "motel", hotel).unwrap_err().to_string(), r#"there is no cluster "motel""#);
+        let no_filter = set_plugin(&mut yaml, "a", "c", "{}").unwrap_err().to_string();
         assert_eq!(no_filter, r#"the listener "a" has no filter "c""#);
-        assert_eq!(
-            set_plugin(&mut yaml, "b", "c", "{}")
-                .unwrap_err()
-                .to_string(),
-            r#"there is no listener "b""#
-        );
+        assert_eq!(set_plugin(&mut yaml, "b", "c", "{}").unwrap_err().to_string(), r#"there is no listener "b""#);
     }
 
     #[test]
@@ -263,9 +208,7 @@ static_resources:
     #[test]
     fn an_upstream_elsewhere_is_refused() {
         let elsewhere = "192.0.2.1:80".parse().unwrap();
-        let refusal = set_upstream(&mut two_forms(), "hotel", elsewhere)
-            .unwrap_err()
-            .to_string();
+        let refusal = set_upstream(&mut two_forms(), "hotel", elsewhere).unwrap_err().to_string();
         assert!(refusal.contains("192.0.2.1"), "{refusal}");
     }
 }

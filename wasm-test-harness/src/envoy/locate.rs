@@ -26,11 +26,8 @@ pub async fn binary() -> anyhow::Result<PathBuf> {
 
 async fn find() -> anyhow::Result<PathBuf> {
     let script = project_root().join("envoy/find-envoy");
-    let output = Command::new(&script)
-        .stdin(Stdio::null())
-        .output()
-        .await
-        .with_context(|| script.display().to_string())?;
+    let output =
+        Command::new(&script).stdin(Stdio::null()).output().await.with_context(|| script.display().to_string())?;
     if !output.status.success() {
         bail!("{}", String::from_utf8_lossy(&output.stderr).trim());
     }
@@ -48,10 +45,7 @@ pub fn default_wasm() -> anyhow::Result<PathBuf> {
         None => project_root().join("target/wasm32-wasip1/release/sagabox.wasm"),
     };
     if !path.is_file() {
-        bail!(
-            "the filter {} is not there: run `make build`, or set SAGABOX_WASM",
-            path.display()
-        );
+        bail!("the filter {} is not there: run `make build`, or set SAGABOX_WASM", path.display());
     }
     Ok(path)
 }

@@ -49,28 +49,17 @@ pub async fn start(
     let deadline = Instant::now() + timeout;
     loop {
         if let Some(status) = process.ended() {
-            return Err(StartError::Refused(StartRefused {
-                status: status.to_string(),
-                log: process.log(),
-            }));
+            return Err(StartError::Refused(StartRefused { status: status.to_string(), log: process.log() }));
         }
         if let Ok(admin) = process.admin()
             && is_ready(&client, admin).await
             && let Ok(listeners) = listeners(&client, admin).await
         {
-            return Ok(RunningEnvoy {
-                process,
-                admin,
-                listeners,
-                client,
-            });
+            return Ok(RunningEnvoy { process, admin, listeners, client });
         }
         if Instant::now() > deadline {
             let status = "still running".to_owned();
-            return Err(StartError::NotReady(StartRefused {
-                status,
-                log: process.log(),
-            }));
+            return Err(StartError::NotReady(StartRefused { status, log: process.log() }));
         }
         tokio::time::sleep(POLL_INTERVAL).await;
     }
@@ -85,10 +74,7 @@ impl RunningEnvoy {
     pub fn listener(&self, name: &str) -> SocketAddr {
         match self.listeners.get(name) {
             Some(address) => *address,
-            None => panic!(
-                "there is no listener {name:?}, only {:?}",
-                self.listeners.keys()
-            ),
+            None => panic!("there is no listener {name:?}, only {:?}", self.listeners.keys()),
         }
     }
 
@@ -117,19 +103,10 @@ impl RunningEnvoy {
         struct Stats {
             stats: Vec<serde_json::Value>,
         }
-        let url = format!(
-            "http://{}/stats?format=json&filter={}",
-            self.admin,
-            percent_encoded(filter)
-        );
+        let url = format!("http://{}/stats?format=json&filter={}", self.admin, percent_encoded(filter));
         let answer = self.client.get(&url).await?;
         let stats: Stats = serde_json::from_slice(&answer.body).with_context(|| answer.text())?;
-        let value = |it: &serde_json::Value| {
-            Some((
-                it.get("name")?.as_str()?.to_owned(),
-                it.get("value")?.as_u64()?,
-            ))
-        };
+        let value = |it: &serde_json::Value| Some((it.get("name")?.as_str()?.to_owned(), it.get("value")?.as_u64()?));
         Ok(stats.stats.iter().filter_map(value).collect())
     }
 
@@ -158,10 +135,7 @@ impl RunningEnvoy {
             tokio::time::sleep(POLL_INTERVAL).await;
         }
         self.process.kill();
-        anyhow::bail!(
-            "Envoy did not end within ten seconds of SIGTERM:\n{}",
-            self.log()
-        )
+        anyhow::bail!("Envoy did not end within ten seconds of SIGTERM:\n{}", self.log())
     }
 
     /// Stops the process where it stands (SIGSTOP), until [`RunningEnvoy::thaw`].
@@ -200,20 +174,12 @@ impl Process {
             .stderr(log)
             .spawn()
             .with_context(|| binary.display().to_string())?;
-        Ok(Self {
-            pid: child.id(),
-            child: Mutex::new(child),
-            directory,
-        })
+        Ok(Self { pid: child.id(), child: Mutex::new(child), directory })
     }
 
     /// The address of the administration, once Envoy has written it.
     fn admin(&self) -> anyhow::Result<SocketAddr> {
-        Ok(
-            std::fs::read_to_string(self.directory.path().join("admin"))?
-                .trim()
-                .parse()?,
-        )
+        Ok(std::fs::read_to_string(self.directory.path().join("admin"))?.trim().parse()?)
     }
 
     fn log(&self) -> String {
@@ -244,11 +210,7 @@ impl Process {
         let deadline = Instant::now() + timeout;
         let stopped = WaitIdOptions::STOPPED | WaitIdOptions::NOHANG;
         while waitid(WaitId::Pid(Pid::from_child(&child)), stopped)?.is_none() {
-            anyhow::ensure!(
-                Instant::now() < deadline,
-                "Envoy {} did not stop within {timeout:?}",
-                self.pid
-            );
+            anyhow::ensure!(Instant::now() < deadline, "Envoy {} did not stop within {timeout:?}", self.pid);
             std::thread::sleep(Duration::from_millis(1));
         }
         Ok(())
@@ -268,26 +230,16 @@ impl Drop for Process {
             let log = self.log();
             let lines: Vec<&str> = log.lines().collect();
             let tail = &lines[lines.len().saturating_sub(LOG_LINES_ON_PANIC)..];
-            eprintln!(
-                "--- the end of the log of Envoy {} ---\n{}\n--- ---",
-                self.pid,
-                tail.join("\n")
-            );
+            eprintln!("--- the end of the log of Envoy {} ---\n{}\n--- ---", self.pid, tail.join("\n"));
         }
     }
 }
 
 async fn is_ready(client: &Client, admin: SocketAddr) -> bool {
-    client
-        .get(&format!("http://{admin}/ready"))
-        .await
-        .is_ok_and(|answer| answer.status == 200)
+    client.get(&format!("http://{admin}/ready")).await.is_ok_and(|answer| answer.status == 200)
 }
 
-async fn listeners(
-    client: &Client,
-    admin: SocketAddr,
-) -> anyhow::Result<BTreeMap<String, SocketAddr>> {
+async fn listeners(client: &Client, admin: SocketAddr) -> anyhow::Result<BTreeMap<String, SocketAddr>> {
     #[derive(Deserialize)]
     struct Listeners {
         #[serde(default)]
@@ -307,27 +259,16 @@ async fn listeners(
         address: std::net::IpAddr,
         port_value: u16,
     }
-    let answer = client
-        .get(&format!("http://{admin}/listeners?format=json"))
-        .await?;
-    let listeners: Listeners =
-        serde_json::from_slice(&answer.body).with_context(|| answer.text())?;
+    let answer = client.get(&format!("http://{admin}/listeners?format=json")).await?;
+    let listeners: Listeners = serde_json::from_slice(&answer.body).with_context(|| answer.text())?;
     let address = |it: SocketAddress| SocketAddr::new(it.address, it.port_value);
-    Ok(listeners
-        .listener_statuses
-        .into_iter()
-        .map(|it| (it.name, address(it.local_address.socket_address)))
-        .collect())
+    Ok(listeners.listener_statuses.into_iter().map(|it| (it.name, address(it.local_address.socket_address))).collect())
 }
 
 /// `text` as a value in a query: everything but letters and digits as `%XX`.
 fn percent_encoded(text: &str) -> String {
     let encode = |byte: u8| {
-        if byte.is_ascii_alphanumeric() {
-            char::from(byte).to_string()
-        } else {
-            format!("%{byte:02X}")
-        }
+        if byte.is_ascii_alphanumeric() { char::from(byte).to_string() } else { format!("%{byte:02X}") }
     };
     text.bytes().map(encode).collect()
 }

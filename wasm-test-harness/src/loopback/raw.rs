@@ -17,9 +17,7 @@ use super::{MAX_ANSWER_BYTES, require_loopback};
 /// [`NotLoopback`](super::NotLoopback); no connection.
 pub async fn connect(address: SocketAddr) -> anyhow::Result<TcpStream> {
     let address = require_loopback(address)?;
-    TcpStream::connect(address)
-        .await
-        .with_context(|| address.to_string())
+    TcpStream::connect(address).await.with_context(|| address.to_string())
 }
 
 /// Sends `bytes` as they are over a connection of their own, and returns all that comes back until the other side
@@ -28,11 +26,7 @@ pub async fn connect(address: SocketAddr) -> anyhow::Result<TcpStream> {
 /// # Errors
 ///
 /// [`NotLoopback`](super::NotLoopback); no connection; more than 64 MiB came back. A connection that breaks is an end like any other.
-pub async fn exchange(
-    address: SocketAddr,
-    bytes: &[u8],
-    patience: Duration,
-) -> anyhow::Result<Vec<u8>> {
+pub async fn exchange(address: SocketAddr, bytes: &[u8], patience: Duration) -> anyhow::Result<Vec<u8>> {
     let mut stream = connect(address).await?;
     let mut received = Vec::new();
     let mut deadline = pin!(tokio::time::sleep(patience));

@@ -26,14 +26,9 @@ impl Outgoing {
 
     /// A body of unknown length, sent piece by piece as `pieces` yields them, and `trailers` after it. HTTP/1.1
     /// sends it chunked, and sends only trailers that the header `trailer` names: see [`announce`].
-    pub fn stream(
-        pieces: impl Stream<Item = Bytes> + Send + 'static,
-        trailers: HeaderMap,
-    ) -> OutgoingBody {
+    pub fn stream(pieces: impl Stream<Item = Bytes> + Send + 'static, trailers: HeaderMap) -> OutgoingBody {
         let trailers = (!trailers.is_empty()).then_some(trailers);
-        let frames = pieces
-            .map(Frame::data)
-            .chain(futures::stream::iter(trailers.map(Frame::trailers)));
+        let frames = pieces.map(Frame::data).chain(futures::stream::iter(trailers.map(Frame::trailers)));
         StreamBody::new(frames.map(Ok)).boxed_unsync()
     }
 }
@@ -60,9 +55,7 @@ pub fn request(
     *request.method_mut() = method;
     *request.uri_mut() = url.parse().with_context(|| format!("{url:?} is no URL"))?;
     for (name, value) in headers {
-        request
-            .headers_mut()
-            .append(HeaderName::try_from(*name)?, HeaderValue::try_from(*value)?);
+        request.headers_mut().append(HeaderName::try_from(*name)?, HeaderValue::try_from(*value)?);
     }
     Ok(request)
 }
@@ -77,15 +70,7 @@ pub fn json_request(
     json: &serde_json::Value,
     headers: &[(&str, &str)],
 ) -> anyhow::Result<Request<OutgoingBody>> {
-    let mut request = request(
-        Method::POST,
-        url,
-        headers,
-        Outgoing::whole(json.to_string()),
-    )?;
-    request
-        .headers_mut()
-        .entry(CONTENT_TYPE)
-        .or_insert(HeaderValue::from_static("application/json"));
+    let mut request = request(Method::POST, url, headers, Outgoing::whole(json.to_string()))?;
+    request.headers_mut().entry(CONTENT_TYPE).or_insert(HeaderValue::from_static("application/json"));
     Ok(request)
 }

@@ -36,9 +36,7 @@ pub(super) fn plain(outcome: &Outcome) -> Response {
 /// A refusal for now.
 pub(super) fn later(status: StatusCode, retry_after_s: u32) -> Response {
     let mut response = plain(&Outcome::error(status, "not now"));
-    response
-        .headers_mut()
-        .insert(RETRY_AFTER, HeaderValue::from(retry_after_s));
+    response.headers_mut().insert(RETRY_AFTER, HeaderValue::from(retry_after_s));
     response
 }
 
@@ -60,10 +58,7 @@ pub(super) fn truncated(outcome: &Outcome) -> Response {
     }));
     (
         status,
-        [
-            (CONTENT_TYPE, "application/json".to_owned()),
-            (CONTENT_LENGTH, length.to_string()),
-        ],
+        [(CONTENT_TYPE, "application/json".to_owned()), (CONTENT_LENGTH, length.to_string())],
         Body::from_stream(pieces),
     )
         .into_response()
@@ -80,12 +75,7 @@ pub(super) fn big(outcome: &Outcome, size_mib: u64) -> Response {
         .chain(stream::repeat(filler).take(pieces))
         .chain(stream::once(async { Bytes::from(tail) }))
         .map(Ok::<_, io::Error>);
-    (
-        status,
-        [(CONTENT_TYPE, "application/json")],
-        Body::from_stream(pieces),
-    )
-        .into_response()
+    (status, [(CONTENT_TYPE, "application/json")], Body::from_stream(pieces)).into_response()
 }
 
 /// The usual answer, with headers that are lawful and seldom seen.
@@ -110,20 +100,9 @@ pub(super) fn not_json(outcome: &Outcome) -> Response {
 /// The usual body with trailers after it, for HTTP/2.
 pub(super) fn trailers(outcome: &Outcome) -> Response {
     let (status, body) = with_body(outcome);
-    let trailers = HeaderMap::from_iter([(
-        HeaderName::from_static(TRAILER),
-        HeaderValue::from(body.len()),
-    )]);
-    let frames = stream::iter([
-        Ok::<_, io::Error>(Frame::data(Bytes::from(body))),
-        Ok(Frame::trailers(trailers)),
-    ]);
-    (
-        status,
-        [(CONTENT_TYPE, "application/json")],
-        Body::new(StreamBody::new(frames)),
-    )
-        .into_response()
+    let trailers = HeaderMap::from_iter([(HeaderName::from_static(TRAILER), HeaderValue::from(body.len()))]);
+    let frames = stream::iter([Ok::<_, io::Error>(Frame::data(Bytes::from(body))), Ok(Frame::trailers(trailers))]);
+    (status, [(CONTENT_TYPE, "application/json")], Body::new(StreamBody::new(frames))).into_response()
 }
 
 /// The same as the bytes of an HTTP/1.1 answer: the HTTP library sends no trailers to a client that did not say

@@ -12,9 +12,7 @@ use super::fault::FaultKind;
 
 /// Microseconds since the Unix epoch.
 pub(super) fn now_us() -> i64 {
-    let since = SystemTime::now()
-        .duration_since(UNIX_EPOCH)
-        .unwrap_or_default();
+    let since = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
     since.as_micros().try_into().unwrap_or(i64::MAX)
 }
 
@@ -83,18 +81,12 @@ pub struct AttemptFilter {
 impl AttemptFilter {
     /// Those of one guest.
     pub fn guest(guest: &str) -> Self {
-        Self {
-            guest: Some(guest.to_owned()),
-            saga_id: None,
-        }
+        Self { guest: Some(guest.to_owned()), saga_id: None }
     }
 
     /// Those of one saga.
     pub fn saga(saga_id: &str) -> Self {
-        Self {
-            guest: None,
-            saga_id: Some(saga_id.to_owned()),
-        }
+        Self { guest: None, saga_id: Some(saga_id.to_owned()) }
     }
 }
 
@@ -115,12 +107,7 @@ impl Call {
         let mut headers: Vec<_> = parts
             .headers
             .iter()
-            .map(|(name, value)| {
-                (
-                    name.to_string(),
-                    String::from_utf8_lossy(value.as_bytes()).into_owned(),
-                )
-            })
+            .map(|(name, value)| (name.to_string(), String::from_utf8_lossy(value.as_bytes()).into_owned()))
             .collect();
         if let (None, Some(authority)) = (first(&headers, "host"), parts.uri.authority()) {
             headers.insert(0, ("host".to_owned(), authority.to_string()));
@@ -152,10 +139,7 @@ impl Call {
 }
 
 fn first<'a>(headers: &'a [(String, String)], name: &str) -> Option<&'a str> {
-    headers
-        .iter()
-        .find(|(found, _)| found == name)
-        .map(|(_, value)| value.as_str())
+    headers.iter().find(|(found, _)| found == name).map(|(_, value)| value.as_str())
 }
 
 /// The table of attempts.
@@ -199,27 +183,21 @@ pub(super) fn insert(
     })?)
 }
 
-pub(super) fn set_fault(
-    database: &Connection,
-    number: i64,
-    fault: FaultKind,
-) -> anyhow::Result<()> {
-    let mut statement =
-        database.prepare_cached("UPDATE attempts SET fault = ?2 WHERE number = ?1")?;
+pub(super) fn set_fault(database: &Connection, number: i64, fault: FaultKind) -> anyhow::Result<()> {
+    let mut statement = database.prepare_cached("UPDATE attempts SET fault = ?2 WHERE number = ?1")?;
     statement.execute(params![number, serde_json::to_string(&fault)?])?;
     Ok(())
 }
 
 pub(super) fn set_applied(database: &Connection, number: i64, at_us: i64) -> anyhow::Result<()> {
-    let mut statement =
-        database.prepare_cached("UPDATE attempts SET applied_at_us = ?2 WHERE number = ?1")?;
+    let mut statement = database.prepare_cached("UPDATE attempts SET applied_at_us = ?2 WHERE number = ?1")?;
     statement.execute(params![number, at_us])?;
     Ok(())
 }
 
 pub(super) fn set_answered(database: &Connection, number: i64, status: u16) -> anyhow::Result<()> {
-    let mut statement = database
-        .prepare_cached("UPDATE attempts SET answered_at_us = ?2, status = ?3 WHERE number = ?1")?;
+    let mut statement =
+        database.prepare_cached("UPDATE attempts SET answered_at_us = ?2, status = ?3 WHERE number = ?1")?;
     statement.execute(params![number, now_us(), status])?;
     Ok(())
 }
@@ -233,12 +211,9 @@ pub(super) fn list(database: &Connection, filter: &AttemptFilter) -> anyhow::Res
         (None, Some(_)) => "?1 IS NULL AND saga_id = ?2",
         (None, None) => "?1 IS NULL AND ?2 IS NULL",
     };
-    let mut statement = database.prepare_cached(&format!(
-        "SELECT * FROM attempts WHERE {condition} ORDER BY number"
-    ))?;
-    statement
-        .query_and_then(params![filter.guest, filter.saga_id], read)?
-        .collect()
+    let mut statement =
+        database.prepare_cached(&format!("SELECT * FROM attempts WHERE {condition} ORDER BY number"))?;
+    statement.query_and_then(params![filter.guest, filter.saga_id], read)?.collect()
 }
 
 fn read(row: &Row<'_>) -> anyhow::Result<Attempt> {
@@ -258,13 +233,9 @@ fn read(row: &Row<'_>) -> anyhow::Result<Attempt> {
         idempotency_key: row.get("idempotency_key")?,
         method: row.get("method")?,
         path: row.get("path")?,
-        headers: serde_json::from_str(&row.get::<_, String>("headers")?)
-            .context("headers of an attempt")?,
+        headers: serde_json::from_str(&row.get::<_, String>("headers")?).context("headers of an attempt")?,
         body: row.get("body")?,
-        fault: fault
-            .map(|fault| serde_json::from_str(&fault))
-            .transpose()
-            .context("fault of an attempt")?,
+        fault: fault.map(|fault| serde_json::from_str(&fault)).transpose().context("fault of an attempt")?,
         status: row.get("status")?,
     })
 }

@@ -55,11 +55,7 @@ impl Line {
 }
 
 /// Serves every connection of `listener` until `stopped` says so or its sender is gone; then closes all.
-pub(super) async fn accept(
-    listener: TcpListener,
-    router: Router,
-    mut stopped: watch::Receiver<bool>,
-) {
+pub(super) async fn accept(listener: TcpListener, router: Router, mut stopped: watch::Receiver<bool>) {
     let mut connections = JoinSet::new();
     loop {
         tokio::select! {

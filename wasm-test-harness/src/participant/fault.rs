@@ -61,15 +61,7 @@ pub enum FaultKind {
 impl FaultKind {
     /// Whether it also shows where what was asked cannot be granted. The others only change the answer to what was.
     pub(super) fn shows_on_a_refusal(self) -> bool {
-        matches!(
-            self,
-            Self::ApplyNoAnswer
-                | Self::Hang
-                | Self::Reset
-                | Self::Truncate
-                | Self::Error500
-                | Self::Delay
-        )
+        matches!(self, Self::ApplyNoAnswer | Self::Hang | Self::Reset | Self::Truncate | Self::Error500 | Self::Delay)
     }
 
     /// Whether it does what was asked, and whether it may be told otherwise.
@@ -78,11 +70,9 @@ impl FaultKind {
             Self::Refuse | Self::Unavailable503 | Self::TooMany429 => (false, false),
             Self::Hang | Self::Delay | Self::Reset | Self::Error500 => (false, true),
             Self::Truncate => (true, true),
-            Self::ApplyNoAnswer
-            | Self::BigAnswer
-            | Self::StrangeHeaders
-            | Self::Trailers
-            | Self::NotJson => (true, false),
+            Self::ApplyNoAnswer | Self::BigAnswer | Self::StrangeHeaders | Self::Trailers | Self::NotJson => {
+                (true, false)
+            }
         }
     }
 }
@@ -190,16 +180,8 @@ impl Fault {
             self.does_it(),
             self.fault
         );
-        ensure!(
-            self.delay_ms <= MAX_DELAY_MS,
-            "delay_ms: {}, expected at most {MAX_DELAY_MS}",
-            self.delay_ms
-        );
-        ensure!(
-            self.size_mib <= MAX_SIZE_MIB,
-            "size_mib: {}, expected at most {MAX_SIZE_MIB}",
-            self.size_mib
-        );
+        ensure!(self.delay_ms <= MAX_DELAY_MS, "delay_ms: {}, expected at most {MAX_DELAY_MS}", self.delay_ms);
+        ensure!(self.size_mib <= MAX_SIZE_MIB, "size_mib: {}, expected at most {MAX_SIZE_MIB}", self.size_mib);
         Ok(())
     }
 }
@@ -214,12 +196,7 @@ impl Faults {
     pub(super) fn add(&self, fault: Fault) -> anyhow::Result<()> {
         fault.check()?;
         let key = (fault.guest.clone(), fault.action);
-        self.waiting
-            .lock()
-            .expect("no holder panics")
-            .entry(key)
-            .or_default()
-            .push_back(fault);
+        self.waiting.lock().expect("no holder panics").entry(key).or_default().push_back(fault);
         Ok(())
     }
 
@@ -245,12 +222,6 @@ impl Faults {
     }
 
     pub(super) fn pending(&self) -> Vec<Fault> {
-        self.waiting
-            .lock()
-            .expect("no holder panics")
-            .values()
-            .flatten()
-            .cloned()
-            .collect()
+        self.waiting.lock().expect("no holder panics").values().flatten().cloned().collect()
     }
 }

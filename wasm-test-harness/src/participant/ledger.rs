@@ -93,14 +93,8 @@ impl Wish {
     /// What success looks like where nothing was done.
     pub(super) fn pretended(&self) -> Outcome {
         match self {
-            Self::Book => Outcome {
-                status: StatusCode::CREATED,
-                body: Some(json!({})),
-            },
-            Self::Cancel(_) => Outcome {
-                status: StatusCode::NO_CONTENT,
-                body: None,
-            },
+            Self::Book => Outcome { status: StatusCode::CREATED, body: Some(json!({})) },
+            Self::Cancel(_) => Outcome { status: StatusCode::NO_CONTENT, body: None },
         }
     }
 }
@@ -114,10 +108,7 @@ pub(super) struct Outcome {
 
 impl Outcome {
     pub(super) fn error(status: StatusCode, why: &str) -> Self {
-        Self {
-            status,
-            body: Some(json!({"error": why})),
-        }
+        Self { status, body: Some(json!({"error": why})) }
     }
 }
 
@@ -139,10 +130,7 @@ impl Ledger {
         database.set_prepared_statement_cache_capacity(64);
         database.execute_batch(SCHEMA)?;
         database.execute_batch(attempt::SCHEMA)?;
-        Ok(Self {
-            role: role.to_owned(),
-            database: Mutex::new(database),
-        })
+        Ok(Self { role: role.to_owned(), database: Mutex::new(database) })
     }
 
     fn database(&self) -> MutexGuard<'_, Connection> {
@@ -151,22 +139,15 @@ impl Ledger {
 
     /// Writes down that `call` has come in, and whom its saga is for. Gives the number of the attempt and its
     /// guest.
-    pub(super) fn receive(
-        &self,
-        call: &Call,
-        wish: Option<&Wish>,
-    ) -> anyhow::Result<(i64, Option<String>)> {
+    pub(super) fn receive(&self, call: &Call, wish: Option<&Wish>) -> anyhow::Result<(i64, Option<String>)> {
         let mut database = self.database();
         let database = database.transaction_with_behavior(TransactionBehavior::Immediate)?;
         let guest = match wish {
             Some(Wish::Cancel(target)) => guest_of(&database, target, call.header("saga-id"))?,
             Some(Wish::Book) | None => call.guest().map(str::to_owned),
         };
-        if let (Some(Wish::Book), Some(guest), Some(saga_id)) =
-            (wish, &guest, call.header("saga-id"))
-        {
-            let mut statement =
-                database.prepare_cached("INSERT OR REPLACE INTO guests VALUES (?1, ?2)")?;
+        if let (Some(Wish::Book), Some(guest), Some(saga_id)) = (wish, &guest, call.header("saga-id")) {
+            let mut statement = database.prepare_cached("INSERT OR REPLACE INTO guests VALUES (?1, ?2)")?;
             statement.execute(params![saga_id, guest])?;
         }
         let action = wish.map(|wish| match wish.action() {
@@ -224,13 +205,8 @@ fn booking(row: &Row<'_>) -> anyhow::Result<Booking> {
         key: row.get("key")?,
         saga_id: row.get("saga_id")?,
         saga_step: row.get("saga_step")?,
-        state: if cancelled_at_us.is_some() {
-            BookingState::Cancelled
-        } else {
-            BookingState::Booked
-        },
-        answer: serde_json::from_str(&row.get::<_, String>("answer")?)
-            .context("answer of a booking")?,
+        state: if cancelled_at_us.is_some() { BookingState::Cancelled } else { BookingState::Booked },
+        answer: serde_json::from_str(&row.get::<_, String>("answer")?).context("answer of a booking")?,
         booked_at_us: row.get("booked_at_us")?,
         cancelled_at_us,
         booked_again: row.get("booked_again")?,
@@ -243,25 +219,15 @@ fn find(database: &Connection, target: &Target) -> anyhow::Result<Option<Booking
         Target::Id(id) => ("SELECT * FROM bookings WHERE id = ?1", id),
         Target::Key(key) => ("SELECT * FROM bookings WHERE key = ?1", key),
     };
-    database
-        .prepare_cached(statement)?
-        .query_and_then([value], booking)?
-        .next()
-        .transpose()
+    database.prepare_cached(statement)?.query_and_then([value], booking)?.next().transpose()
 }
 
-fn guest_of(
-    database: &Connection,
-    target: &Target,
-    saga_id: Option<&str>,
-) -> anyhow::Result<Option<String>> {
+fn guest_of(database: &Connection, target: &Target, saga_id: Option<&str>) -> anyhow::Result<Option<String>> {
     if let Some(booking) = find(database, target)? {
         return Ok(Some(booking.guest));
     }
     let mut statement = database.prepare_cached("SELECT guest FROM guests WHERE saga_id = ?1")?;
-    Ok(statement
-        .query_row([saga_id], |row| row.get(0))
-        .optional()?)
+    Ok(statement.query_row([saga_id], |row| row.get(0)).optional()?)
 }
 
 /// What it came to, and whether anything changed.
@@ -273,24 +239,15 @@ fn book(database: &Connection, role: &str, call: &Call) -> anyhow::Result<(Outco
     let key = call.header("idempotency-key");
     let (saga_id, saga_step) = (call.header("saga-id"), call.header("saga-step"));
     if is_buried(database, key, saga_id, saga_step)? {
-        return Ok((
-            Outcome::error(StatusCode::CONFLICT, "it was compensated, which is final"),
-            false,
-        ));
+        return Ok((Outcome::error(StatusCode::CONFLICT, "it was compensated, which is final"), false));
     }
     if let Some(key) = key
         && let Some(before) = find(database, &Target::Key(key.to_owned()))?
     {
-        let mut statement = database
-            .prepare_cached("UPDATE bookings SET booked_again = booked_again + 1 WHERE id = ?1")?;
+        let mut statement =
+            database.prepare_cached("UPDATE bookings SET booked_again = booked_again + 1 WHERE id = ?1")?;
         statement.execute([before.id])?;
-        return Ok((
-            Outcome {
-                status: StatusCode::CREATED,
-                body: Some(before.answer),
-            },
-            false,
-        ));
+        return Ok((Outcome { status: StatusCode::CREATED, body: Some(before.answer) }, false));
     }
     let mut next = database.prepare_cached("SELECT coalesce(max(number), 0) + 1 FROM bookings")?;
     let number: i64 = next.query_row([], |row| row.get(0))?;
@@ -302,23 +259,8 @@ fn book(database: &Connection, role: &str, call: &Call) -> anyhow::Result<(Outco
         "INSERT INTO bookings (number, id, guest, key, saga_id, saga_step, answer, booked_at_us)
          VALUES (?1, ?2, ?3, ?4, ?5, ?6, ?7, ?8)",
     )?;
-    statement.execute(params![
-        number,
-        id,
-        guest,
-        key,
-        saga_id,
-        saga_step,
-        answer.to_string(),
-        now_us()
-    ])?;
-    Ok((
-        Outcome {
-            status: StatusCode::CREATED,
-            body: Some(answer),
-        },
-        true,
-    ))
+    statement.execute(params![number, id, guest, key, saga_id, saga_step, answer.to_string(), now_us()])?;
+    Ok((Outcome { status: StatusCode::CREATED, body: Some(answer) }, true))
 }
 
 /// What it came to, and whether anything changed.
@@ -328,39 +270,21 @@ fn cancel(database: &Connection, target: &Target, call: &Call) -> anyhow::Result
         (Some(booking), _) => {
             let (column, value) = match booking.state {
                 BookingState::Booked => ("cancelled_at_us", now_us()),
-                BookingState::Cancelled => {
-                    ("cancelled_again", i64::from(booking.cancelled_again) + 1)
-                }
+                BookingState::Cancelled => ("cancelled_again", i64::from(booking.cancelled_again) + 1),
             };
-            let mut statement = database
-                .prepare_cached(&format!("UPDATE bookings SET {column} = ?2 WHERE id = ?1"))?;
+            let mut statement = database.prepare_cached(&format!("UPDATE bookings SET {column} = ?2 WHERE id = ?1"))?;
             statement.execute(params![booking.id, value])?;
             let (key, id) = (booking.key.as_deref(), Some(booking.id.as_str()));
-            bury(
-                database,
-                key,
-                booking.saga_id.as_deref(),
-                booking.saga_step.as_deref(),
-                id,
-            )?;
+            bury(database, key, booking.saga_id.as_deref(), booking.saga_step.as_deref(), id)?;
             bury(database, key, saga_id, saga_step, id)?;
             booking.state == BookingState::Booked
         }
         (None, Target::Key(key)) => bury(database, Some(key), saga_id, saga_step, None)?,
         (None, Target::Id(_)) => {
-            return Ok((
-                Outcome::error(StatusCode::NOT_FOUND, "no such booking"),
-                false,
-            ));
+            return Ok((Outcome::error(StatusCode::NOT_FOUND, "no such booking"), false));
         }
     };
-    Ok((
-        Outcome {
-            status: StatusCode::NO_CONTENT,
-            body: None,
-        },
-        changed,
-    ))
+    Ok((Outcome { status: StatusCode::NO_CONTENT, body: None }, changed))
 }
 
 /// Whether the transaction of this key, or of this step of a saga, was compensated.

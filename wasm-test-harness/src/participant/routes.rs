@@ -64,10 +64,7 @@ pub(super) fn router(service: Arc<Service>) -> Router {
         .route("/bookings", post(book).get(list_bookings))
         .route("/bookings/{id}", delete(cancel_by_id))
         .route("/bookings/by-key/{key}", delete(cancel_by_key))
-        .route(
-            "/control/faults",
-            post(set_fault).get(list_faults).delete(clear_faults),
-        )
+        .route("/control/faults", post(set_fault).get(list_faults).delete(clear_faults))
         .route("/control/attempts", get(list_attempts))
         .route("/control/bookings", get(list_bookings))
         .route("/control/balance", get(balance))
@@ -76,11 +73,7 @@ pub(super) fn router(service: Arc<Service>) -> Router {
         .with_state(service)
 }
 
-async fn book(
-    State(service): Shared,
-    line: Extension<Line>,
-    request: Request,
-) -> Result<Response, Failure> {
+async fn book(State(service): Shared, line: Extension<Line>, request: Request) -> Result<Response, Failure> {
     service.serve(Wish::Book, line.0, request).await
 }
 
@@ -90,9 +83,7 @@ async fn cancel_by_id(
     Path(id): Path<String>,
     request: Request,
 ) -> Result<Response, Failure> {
-    service
-        .serve(Wish::Cancel(Target::Id(id)), line.0, request)
-        .await
+    service.serve(Wish::Cancel(Target::Id(id)), line.0, request).await
 }
 
 async fn cancel_by_key(
@@ -101,9 +92,7 @@ async fn cancel_by_key(
     Path(key): Path<String>,
     request: Request,
 ) -> Result<Response, Failure> {
-    service
-        .serve(Wish::Cancel(Target::Key(key)), line.0, request)
-        .await
+    service.serve(Wish::Cancel(Target::Key(key)), line.0, request).await
 }
 
 /// Whatever has no route is written down as well: a test may have to show what reached this place.
@@ -112,10 +101,7 @@ async fn unknown(State(service): Shared, request: Request) -> Result<Response, F
         return Ok(too_large());
     };
     let (number, _) = service.ledger.receive(&call, None)?;
-    service.answer(
-        number,
-        answer::plain(&Outcome::error(StatusCode::NOT_FOUND, "no such route")),
-    )
+    service.answer(number, answer::plain(&Outcome::error(StatusCode::NOT_FOUND, "no such route")))
 }
 
 async fn list_bookings(State(service): Shared) -> Result<Json<Vec<Booking>>, Failure> {
@@ -136,10 +122,7 @@ async fn balance(State(service): Shared) -> Result<Json<Balance>, Failure> {
 async fn set_fault(State(service): Shared, Json(fault): Json<Fault>) -> Response {
     match service.faults.add(fault) {
         Ok(()) => StatusCode::NO_CONTENT.into_response(),
-        Err(error) => answer::plain(&Outcome::error(
-            StatusCode::UNPROCESSABLE_ENTITY,
-            &error.to_string(),
-        )),
+        Err(error) => answer::plain(&Outcome::error(StatusCode::UNPROCESSABLE_ENTITY, &error.to_string())),
     }
 }
 
@@ -160,39 +143,21 @@ async fn read(request: Request) -> Result<(Call, Version), axum::Error> {
 }
 
 fn too_large() -> Response {
-    answer::plain(&Outcome::error(
-        StatusCode::PAYLOAD_TOO_LARGE,
-        "the body is too large, or was cut short",
-    ))
+    answer::plain(&Outcome::error(StatusCode::PAYLOAD_TOO_LARGE, "the body is too large, or was cut short"))
 }
 
 impl Service {
     pub(super) fn new(ledger: Ledger, faults: Faults, stopped: watch::Receiver<bool>) -> Self {
-        Self {
-            ledger,
-            faults,
-            stopped,
-        }
+        Self { ledger, faults, stopped }
     }
 
-    async fn serve(
-        self: Arc<Self>,
-        wish: Wish,
-        line: Line,
-        request: Request,
-    ) -> Result<Response, Failure> {
+    async fn serve(self: Arc<Self>, wish: Wish, line: Line, request: Request) -> Result<Response, Failure> {
         let Ok((call, version)) = read(request).await else {
             return Ok(too_large());
         };
         let (number, guest) = self.ledger.receive(&call, Some(&wish))?;
         let fault = guest.and_then(|guest| self.faults.take(&guest, wish.action()));
-        let asked = Asked {
-            number,
-            call,
-            wish,
-            line,
-            version,
-        };
+        let asked = Asked { number, call, wish, line, version };
         let response = match fault {
             None => answer::plain(&self.apply(&asked)?),
             Some(fault) => {
@@ -214,11 +179,7 @@ impl Service {
 
     /// Does, or does not do, what was asked, and answers it as `fault` says.
     async fn fail(self: Arc<Self>, fault: Fault, asked: Asked) -> Result<Response, Failure> {
-        let done = if fault.does_it() {
-            Some(self.apply(&asked)?)
-        } else {
-            None
-        };
+        let done = if fault.does_it() { Some(self.apply(&asked)?) } else { None };
         let refused = done.as_ref().filter(|outcome| !outcome.status.is_success());
         if let (Some(refused), false) = (refused, fault.fault.shows_on_a_refusal()) {
             return Ok(answer::plain(refused));
@@ -226,24 +187,18 @@ impl Service {
         // Only a truncated answer can be about what was not done.
         let shown = done.clone().unwrap_or_else(|| asked.wish.pretended());
         Ok(match fault.fault {
-            FaultKind::Refuse => answer::plain(&Outcome::error(
-                StatusCode::UNPROCESSABLE_ENTITY,
-                "refused, as was ordered",
-            )),
+            FaultKind::Refuse => {
+                answer::plain(&Outcome::error(StatusCode::UNPROCESSABLE_ENTITY, "refused, as was ordered"))
+            }
             FaultKind::Delay => answer::plain(&self.delay(fault, done, asked).await?),
             FaultKind::Hang | FaultKind::ApplyNoAnswer => match say_nothing(&asked.line).await {},
             FaultKind::Reset => match asked.line.reset().await {},
             FaultKind::Truncate => answer::truncated(&shown),
-            FaultKind::Error500 => answer::plain(&Outcome::error(
-                StatusCode::INTERNAL_SERVER_ERROR,
-                "failed, as was ordered",
-            )),
-            FaultKind::Unavailable503 => {
-                answer::later(StatusCode::SERVICE_UNAVAILABLE, fault.retry_after_s)
+            FaultKind::Error500 => {
+                answer::plain(&Outcome::error(StatusCode::INTERNAL_SERVER_ERROR, "failed, as was ordered"))
             }
-            FaultKind::TooMany429 => {
-                answer::later(StatusCode::TOO_MANY_REQUESTS, fault.retry_after_s)
-            }
+            FaultKind::Unavailable503 => answer::later(StatusCode::SERVICE_UNAVAILABLE, fault.retry_after_s),
+            FaultKind::TooMany429 => answer::later(StatusCode::TOO_MANY_REQUESTS, fault.retry_after_s),
             FaultKind::BigAnswer => answer::big(&shown, fault.size_mib),
             FaultKind::StrangeHeaders => answer::strange(&shown),
             FaultKind::NotJson => answer::not_json(&shown),
@@ -258,12 +213,7 @@ impl Service {
 
     /// Waits; then does what was asked unless it is `done`. In a task of its own: a caller who goes away does not
     /// keep a slow service from doing what it was asked. Only the end of the participant does.
-    async fn delay(
-        self: Arc<Self>,
-        fault: Fault,
-        done: Option<Outcome>,
-        asked: Asked,
-    ) -> anyhow::Result<Outcome> {
+    async fn delay(self: Arc<Self>, fault: Fault, done: Option<Outcome>, asked: Asked) -> anyhow::Result<Outcome> {
         let mut stopped = self.stopped.clone();
         let late = tokio::spawn(async move {
             tokio::select! {

