@@ -13,24 +13,35 @@
 //! # Ok(()) }
 //! ```
 
-use std::collections::BTreeSet;
+mod history;
+
+use std::collections::{BTreeMap, BTreeSet};
 use std::net::SocketAddr;
 use std::path::Path;
 use std::time::{Duration, Instant};
 
 use anyhow::{Context, ensure};
+use bytes::Bytes;
+use hyper::header::{HeaderMap, HeaderName, HeaderValue};
+use hyper::{Method, Request};
 use serde_json::{Value as Json, json};
+use serde_yaml_ng::Value as Yaml;
 use tempfile::TempDir;
 
 use crate::envoy::{Envoy, RunningEnvoy};
-use crate::loopback::{Answer, Client};
+use crate::loopback::{self, Answer, Client, InFlight, Outgoing, OutgoingBody};
 use crate::participant::{AttemptFilter, BookingState, Participant};
+
+pub use history::{History, Seen};
 
 /// The shipped configuration.
 pub const CONFIGURATION: &str = "envoy/trip/envoy.yaml";
 
 /// The steps of the trip, which are also the participants' roles and the names of their clusters.
 pub const STEPS: [&str; 3] = ["hotel", "flight", "car"];
+
+/// How long a client waits: longer than Envoy lets it.
+const ANSWER_TIMEOUT: Duration = Duration::from_secs(40);
 
 /// Which of the two listeners: how the filter comes to the body of a request that it holds.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -52,6 +63,38 @@ impl BodyMode {
             BodyMode::GatePair => "trip_gate",
         }
     }
+}
+
+/// How a client comes to Envoy.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Downstream {
+    /// Which listener.
+    pub mode: BodyMode,
+    /// HTTP/2 by prior knowledge instead of HTTP/1.1.
+    pub http2: bool,
+    /// The body comes in pieces, without a length, and trailers after it.
+    pub trailers: bool,
+}
+
+impl Downstream {
+    /// As most clients do: HTTP/1.1, a body of known length, the listener with one instance.
+    pub const PLAIN: Downstream = Downstream { mode: BodyMode::Option, http2: false, trailers: false };
+
+    /// Every combination.
+    pub fn all() -> Vec<Downstream> {
+        let with = |mode| move |http2| [false, true].map(|trailers| Downstream { mode, http2, trailers });
+        BodyMode::ALL.into_iter().flat_map(|mode| [false, true].into_iter().flat_map(with(mode))).collect()
+    }
+}
+
+/// The definition of the saga on a listener of [`CONFIGURATION`], to be changed before Envoy gets it.
+///
+/// # Panics
+/// The configuration has another form: it is the listener with one instance that has the saga as YAML.
+pub fn saga_definition(configuration: &mut Yaml) -> &mut Yaml {
+    let manager = &mut configuration["static_resources"]["listeners"][0]["filter_chains"][0]["filters"][0];
+    let filter = &mut manager["typed_config"]["http_filters"][0]["typed_config"]["config"];
+    &mut filter["configuration"]["value"]["sagas"][0]
 }
 
 /// What a client asks for.
@@ -124,7 +167,7 @@ impl Trip {
             .upstream("flight", flight.address())
             .upstream("car", car.address());
         let envoy = customise(envoy).start().await?;
-        let client = Client::http1().timeout(Duration::from_secs(40));
+        let client = Client::http1().timeout(ANSWER_TIMEOUT);
         Ok(Trip { envoy, hotel, flight, car, client, _databases: databases })
     }
 
@@ -160,6 +203,99 @@ impl Trip {
     /// Books a trip as a plain client does, over HTTP/1.1 and the listener with one instance.
     pub async fn book(&self, request: &TripRequest) -> anyhow::Result<Answer> {
         self.client.post_json(&self.url(BodyMode::Option), &request.body(), &[]).await
+    }
+
+    /// Begins to book a trip, over a connection of its own.
+    ///
+    /// # Errors
+    /// The request cannot be made.
+    pub fn begin(&self, request: &TripRequest, downstream: Downstream) -> anyhow::Result<InFlight> {
+        let client = if downstream.http2 { Client::http2() } else { Client::http1() };
+        Ok(client.timeout(ANSWER_TIMEOUT).begin(self.http_request(request, downstream)?))
+    }
+
+    fn http_request(&self, request: &TripRequest, downstream: Downstream) -> anyhow::Result<Request<OutgoingBody>> {
+        let (url, body) = (self.url(downstream.mode), request.body());
+        if !downstream.trailers {
+            return loopback::json_request(&url, &body, &[]);
+        }
+        let trailers =
+            HeaderMap::from_iter([(HeaderName::from_static("x-checksum"), HeaderValue::from_static("42"))]);
+        let mut text = Bytes::from(body.to_string());
+        let rest = text.split_off(text.len() / 2);
+        let body = Outgoing::stream(futures::stream::iter([text, rest]), trailers.clone());
+        let mut request = loopback::request(Method::POST, &url, &[("content-type", "application/json")], body)?;
+        loopback::announce(request.headers_mut(), &trailers);
+        Ok(request)
+    }
+
+    /// Starts a participant again that was stopped: where it was, with the database that it had.
+    ///
+    /// # Errors
+    /// As [`Participant::start_on`].
+    pub async fn restart(&mut self, role: &str) -> anyhow::Result<()> {
+        let address = self.participant(role).address();
+        let started = Participant::start_on(role, &self.database(role), address).await?;
+        match role {
+            "hotel" => self.hotel = started,
+            "flight" => self.flight = started,
+            _ => self.car = started,
+        }
+        Ok(())
+    }
+
+    /// What the participants saw and hold of every guest. Reads each database once.
+    ///
+    /// # Errors
+    /// A database cannot be read.
+    pub fn histories(&self) -> anyhow::Result<BTreeMap<String, History>> {
+        let mut histories = BTreeMap::new();
+        for role in STEPS {
+            let participant = self.participant(role);
+            History::add(&mut histories, role, participant.attempts(&AttemptFilter::default())?);
+            History::add_bookings(&mut histories, role, participant.bookings()?);
+        }
+        Ok(histories)
+    }
+
+    /// What the participants saw and hold of one guest; of one that they do not know, nothing.
+    ///
+    /// # Errors
+    /// As [`Trip::histories`].
+    pub fn history(&self, guest: &str) -> anyhow::Result<History> {
+        Ok(self.histories()?.remove(guest).unwrap_or_else(|| History::of(guest)))
+    }
+
+    /// Waits until no participant has been asked for anything for `quiet`.
+    ///
+    /// # Errors
+    /// They still are after `timeout`.
+    pub async fn wait_until_quiet(&self, quiet: Duration, timeout: Duration) -> anyhow::Result<()> {
+        let started = Instant::now();
+        let (mut seen, mut since) = (0, Instant::now());
+        loop {
+            let mut attempts = 0;
+            for role in STEPS {
+                attempts += self.participant(role).attempts(&AttemptFilter::default())?.len();
+            }
+            if attempts != seen {
+                (seen, since) = (attempts, Instant::now());
+            }
+            if since.elapsed() >= quiet {
+                return Ok(());
+            }
+            ensure!(started.elapsed() < timeout, "participants are still being asked after {timeout:?}");
+            tokio::time::sleep(quiet / 4).await;
+        }
+    }
+
+    /// One of the filter's counters, such as `illegal_events`; 0 where it has not counted anything.
+    ///
+    /// # Errors
+    /// Envoy's administration does not answer.
+    pub async fn counter(&self, name: &str) -> anyhow::Result<u64> {
+        let stats = self.envoy.stats(&format!("^wasmcustom\\.sagabox_{name}$")).await?;
+        Ok(stats.into_values().sum())
     }
 
     /// What the participants hold of a guest: the roles with a booking that is not cancelled.
