@@ -43,6 +43,11 @@ pub const STEPS: [&str; 3] = ["hotel", "flight", "car"];
 /// How long a client waits: longer than Envoy lets it.
 const ANSWER_TIMEOUT: Duration = Duration::from_secs(40);
 
+/// `per_try_timeout` of a step.
+pub fn per_try_timeout(step: &str) -> Duration {
+    Duration::from_secs(if step == "hotel" { 2 } else { 5 })
+}
+
 /// Which of the two listeners: how the filter comes to the body of a request that it holds.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum BodyMode {

@@ -6,16 +6,12 @@ use std::time::Duration;
 
 use harness::loopback::{self, Answer, Client};
 use harness::participant::{Action, Attempt, Fault, FaultKind};
-use harness::trip::{BodyMode, Downstream, History, STEPS, Trip, TripRequest};
+use harness::trip::{BodyMode, Downstream, History, STEPS, Trip, TripRequest, per_try_timeout};
 use serde_json::{Value as Json, json};
 
 const SOON: Duration = Duration::from_secs(5);
 /// Long enough for what happens at the same time to overlap.
 const A_WHILE: Duration = Duration::from_millis(400);
-
-fn per_try_timeout(role: &str) -> Duration {
-    Duration::from_secs(if role == "hotel" { 2 } else { 5 })
-}
 
 fn fault(guest: &str, action: Action, kind: FaultKind) -> Fault {
     Fault::new(guest, action, kind)
@@ -65,7 +61,8 @@ async fn a_trip_is_booked_over_both_listeners_both_protocols_and_with_trailers()
             let body = json!({"trip": saga_id, "hotel": booked("hotel"), "flight": booked("flight")});
             assert_eq!(answer.json().unwrap(), body);
             for role in STEPS {
-                let calls = history.calls(role, Action::Transaction).len() + history.calls(role, Action::Compensation).len();
+                let calls =
+                    history.calls(role, Action::Transaction).len() + history.calls(role, Action::Compensation).len();
                 assert_eq!(calls, usize::from(request.steps().contains(&role)), "{role} of {downstream:?}");
             }
         }
@@ -128,7 +125,8 @@ async fn a_step_that_is_refused_is_not_compensated_and_the_others_are() {
                 "car" => "not_started",
                 _ => "compensated",
             };
-            let expected: serde_json::Map<_, _> = STEPS.map(|step| (step.to_owned(), state(step).into())).into_iter().collect();
+            let expected: serde_json::Map<_, _> =
+                STEPS.map(|step| (step.to_owned(), state(step).into())).into_iter().collect();
             assert_eq!(states(&answer), Json::Object(expected));
             for step in STEPS {
                 let compensations = history.calls(step, Action::Compensation).len();

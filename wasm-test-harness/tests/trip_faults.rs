@@ -43,11 +43,11 @@ fn print_matrix(outcomes: &[Outcome]) {
     println!("S succeeded, C compensated, R rejected, - not started: hotel, flight, car");
     let heads = columns().into_iter().map(|(step, action, often)| {
         let often = if often == Often::Once { "once" } else { "all" };
-        format!("{:>8}", format!("{}.{} {often}", &step[..1], if action == Action::Transaction { "t" } else { "c" }))
+        format!("{:>9}", format!("{}.{} {often}", &step[..1], if action == Action::Transaction { "t" } else { "c" }))
     });
     println!("{:<16}{}", "", heads.collect::<String>());
     for (kind, row) in Kind::ALL.into_iter().zip(outcomes.chunks(columns().len())) {
-        let row: String = row.iter().map(|outcome| format!("{:>8}", letters(outcome))).collect();
+        let row: String = row.iter().map(|outcome| format!("{:>9}", letters(outcome))).collect();
         println!("{:<16}{row}", format!("{kind:?}"));
     }
 }
@@ -68,7 +68,8 @@ async fn a_refusal_after_an_unknown_outcome_is_no_rejection() {
         &[Unavailable503, Refuse],
         &[ApplyNoAnswer, NotJson],
     ];
-    let cells = STEPS.into_iter().flat_map(|step| sequences.map(|kinds| (Cell::sequence(step, kinds), Downstream::PLAIN)));
+    let cells =
+        STEPS.into_iter().flat_map(|step| sequences.map(|kinds| (Cell::sequence(step, kinds), Downstream::PLAIN)));
     for outcome in run(&trip, cells.collect()).await {
         println!("{:<80}{}", outcome.guest, letters(&outcome));
     }

@@ -5,7 +5,7 @@ use std::time::{Duration, Instant};
 use futures::StreamExt;
 use harness::loopback::Client;
 use harness::participant::{Action, Fault, FaultKind};
-use harness::trip::{BodyMode, STEPS, Trip, TripRequest};
+use harness::trip::{BodyMode, STEPS, Trip, TripRequest, per_try_timeout};
 
 const SAGAS: usize = 500;
 const CONNECTIONS: usize = 64;
@@ -20,10 +20,6 @@ fn misfortune(number: usize) -> Option<(&'static str, FaultKind)> {
         3 => Some((step, FaultKind::Truncate)),
         _ => None,
     }
-}
-
-fn per_try_timeout(role: &str) -> Duration {
-    Duration::from_secs(if role == "hotel" { 2 } else { 5 })
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]

@@ -3,7 +3,7 @@
 use std::time::Duration;
 
 use harness::participant::{Action, Fault, FaultKind};
-use harness::trip::Trip;
+use harness::trip::{Trip, per_try_timeout};
 
 /// A fault, told apart as the matrix tells them apart.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
@@ -82,11 +82,6 @@ impl Kind {
             Kind::NotJson => of(FaultKind::NotJson),
         }
     }
-}
-
-/// `per_try_timeout` of the steps of the shipped trip.
-pub fn per_try_timeout(role: &str) -> Duration {
-    Duration::from_secs(if role == "hotel" { 2 } else { 5 })
 }
 
 /// How often a fault acts.

@@ -6,9 +6,9 @@
 use std::collections::{BTreeSet, VecDeque};
 
 use harness::participant::Action;
-use harness::trip::STEPS;
+use harness::trip::{STEPS, per_try_timeout};
 
-use super::cell::{Cell, Kind, Order, per_try_timeout};
+use super::cell::{Cell, Kind, Order};
 
 const DEADLINE: u64 = 10_000;
 const MAX_ATTEMPTS: u32 = 3;

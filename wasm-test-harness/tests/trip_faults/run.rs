@@ -6,9 +6,9 @@ use std::time::{Duration, Instant};
 use futures::future::join_all;
 use harness::loopback::Answer;
 use harness::participant::Action;
-use harness::trip::{Downstream, History, STEPS, Trip, TripRequest};
+use harness::trip::{Downstream, History, STEPS, Trip, TripRequest, per_try_timeout};
 
-use super::cell::{Cell, per_try_timeout};
+use super::cell::Cell;
 use super::model::{Expected, ExpectedStep, expected};
 
 /// Before this a client would be told that its saga is not over.
