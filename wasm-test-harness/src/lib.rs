@@ -4,12 +4,14 @@
 //! | --- | --- |
 //! | [`participant`] | an HTTP service with a SQLite database, whose faults can be ordered by guest |
 //! | [`envoy`] | starts a real Envoy on free ports from one of the shipped configurations |
+//! | [`application`] | what gets the requests that begin no saga: writes them down, echoes, trickles |
 //! | [`loopback`] | the one HTTP client; refuses every target that is not on loopback |
 //! | [`check`] | reads a configuration out of JSON or YAML and prints all of its errors |
 //! | [`draw`] | draws the sagas of a configuration: Mermaid and text |
 //! | [`trip`] | the shipped trip, up and running |
 //! | [`demo`] | `make demo` and `make run` |
 
+pub mod application;
 pub mod check;
 pub mod demo;
 pub mod draw;

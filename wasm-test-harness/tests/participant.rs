@@ -2,7 +2,9 @@
 
 use std::net::SocketAddr;
 
+use harness::loopback::Client;
 use harness::participant::{Attempt, AttemptFilter, BookingState, FaultKind, Participant};
+use hyper::Method;
 use serde_json::{Value, json};
 use tokio::net::TcpStream;
 
@@ -17,12 +19,12 @@ mod participant {
 async fn a_key_books_once_and_answers_the_same() {
     let hotel = Hotel::open().await;
     let first = hotel.booking("s1", "ada").send().await.unwrap();
-    assert_eq!(first.status(), 201);
-    let first = json_of(first).await;
+    assert_eq!(first.status, 201);
+    let first = json_of(first);
     assert_eq!(first, json!({"id": "hotel-1", "guest": "ada", "nights": 2}));
     let second = hotel.booking("s1", "ada").send().await.unwrap();
-    assert_eq!(second.status(), 201);
-    assert_eq!(json_of(second).await, first);
+    assert_eq!(second.status, 201);
+    assert_eq!(json_of(second), first);
 
     let bookings = hotel.participant.bookings().unwrap();
     assert_eq!(bookings.len(), 1);
@@ -36,7 +38,7 @@ async fn a_key_books_once_when_its_attempts_come_together() {
     let hotel = Hotel::open().await;
     let all = futures::future::join_all((0..20).map(|_| hotel.booking("s1", "ada").send())).await;
     for answer in all {
-        assert_eq!(json_of(answer.unwrap()).await["id"], "hotel-1");
+        assert_eq!(json_of(answer.unwrap())["id"], "hotel-1");
     }
     assert_eq!(hotel.booked(), 1);
 }
@@ -45,8 +47,8 @@ async fn a_key_books_once_when_its_attempts_come_together() {
 async fn without_a_key_each_request_books() {
     let hotel = Hotel::open().await;
     for id in ["hotel-1", "hotel-2"] {
-        let request = hotel.client.post(hotel.url("/bookings")).json(&json!({"guest": "ada"}));
-        assert_eq!(json_of(request.send().await.unwrap()).await["id"], id);
+        let request = hotel.post("/bookings", &json!({"guest": "ada"}));
+        assert_eq!(json_of(request.send().await.unwrap())["id"], id);
     }
     assert_eq!(hotel.booked(), 2);
 }
@@ -55,8 +57,8 @@ async fn without_a_key_each_request_books() {
 async fn what_names_no_guest_is_refused() {
     let hotel = Hotel::open().await;
     for body in ["", "{", "[]", "{}", r#"{"guest": 1}"#, r#""guest""#] {
-        let answer = hotel.client.post(hotel.url("/bookings")).body(body).send().await.unwrap();
-        assert_eq!(answer.status(), 422, "{body}");
+        let answer = hotel.ask(Method::POST, "/bookings", body).send().await.unwrap();
+        assert_eq!(answer.status, 422, "{body}");
     }
     assert_eq!(hotel.participant.bookings().unwrap(), []);
     assert_eq!(hotel.participant.attempts(&AttemptFilter::default()).unwrap().len(), 6);
@@ -68,16 +70,16 @@ async fn a_compensation_is_final() {
     hotel.booking("s1", "ada").send().await.unwrap();
     for _ in 0..2 {
         let answer = hotel.cancellation("s1", "/bookings/hotel-1").send().await.unwrap();
-        assert_eq!(answer.status(), 204);
+        assert_eq!(answer.status, 204);
     }
     // Late under its own key, and late under another: either is the same step of the same saga.
-    assert_eq!(hotel.booking("s1", "ada").send().await.unwrap().status(), 409);
-    let other = hotel.client.post(hotel.url("/bookings")).json(&json!({"guest": "ada"}));
+    assert_eq!(hotel.booking("s1", "ada").send().await.unwrap().status, 409);
+    let other = hotel.post("/bookings", &json!({"guest": "ada"}));
     let other = other.header("saga-id", "s1").header("saga-step", "hotel").header("idempotency-key", "other");
-    assert_eq!(other.send().await.unwrap().status(), 409);
-    let flight = hotel.client.post(hotel.url("/bookings")).json(&json!({"guest": "ada"}));
+    assert_eq!(other.send().await.unwrap().status, 409);
+    let flight = hotel.post("/bookings", &json!({"guest": "ada"}));
     let flight = flight.header("saga-id", "s1").header("saga-step", "flight").header("idempotency-key", "flight");
-    assert_eq!(flight.send().await.unwrap().status(), 201);
+    assert_eq!(flight.send().await.unwrap().status, 201);
 
     let booking = &hotel.participant.bookings().unwrap()[0];
     assert_eq!((booking.state, booking.cancelled_again), (BookingState::Cancelled, 1));
@@ -90,15 +92,15 @@ async fn a_compensation_of_what_never_happened_keeps_it_from_happening() {
     let hotel = Hotel::open().await;
     let path = "/bookings/by-key/s1.hotel.t";
     for _ in 0..2 {
-        assert_eq!(hotel.cancellation("s1", path).send().await.unwrap().status(), 204);
+        assert_eq!(hotel.cancellation("s1", path).send().await.unwrap().status, 204);
     }
-    assert_eq!(hotel.booking("s1", "ada").send().await.unwrap().status(), 409);
+    assert_eq!(hotel.booking("s1", "ada").send().await.unwrap().status, 409);
     // By the step alone, and by the key alone.
-    let step = hotel.client.post(hotel.url("/bookings")).json(&json!({"guest": "ada"}));
+    let step = hotel.post("/bookings", &json!({"guest": "ada"}));
     let step = step.header("saga-id", "s1").header("saga-step", "hotel");
-    assert_eq!(step.send().await.unwrap().status(), 409);
-    let key = hotel.client.post(hotel.url("/bookings")).json(&json!({"guest": "ada"}));
-    assert_eq!(key.header("idempotency-key", "s1.hotel.t").send().await.unwrap().status(), 409);
+    assert_eq!(step.send().await.unwrap().status, 409);
+    let key = hotel.post("/bookings", &json!({"guest": "ada"}));
+    assert_eq!(key.header("idempotency-key", "s1.hotel.t").send().await.unwrap().status, 409);
 
     let balance = hotel.participant.balance().unwrap();
     assert_eq!((balance.booked, balance.cancelled), (0, 0));
@@ -110,8 +112,8 @@ async fn a_booking_can_be_cancelled_by_its_key_and_an_unknown_id_is_told() {
     let hotel = Hotel::open().await;
     hotel.booking("s1", "ada").send().await.unwrap();
     let answer = hotel.cancellation("s1", "/bookings/by-key/s1%2Ehotel.t").send().await.unwrap();
-    assert_eq!(answer.status(), 204);
-    assert_eq!(hotel.cancellation("s1", "/bookings/hotel-9").send().await.unwrap().status(), 404);
+    assert_eq!(answer.status, 204);
+    assert_eq!(hotel.cancellation("s1", "/bookings/hotel-9").send().await.unwrap().status, 404);
     let balance = hotel.participant.balance().unwrap();
     assert_eq!((balance.booked, balance.cancelled, balance.applied_twice), (0, 1, 0));
     let saga = &balance.sagas["s1"];
@@ -122,9 +124,9 @@ async fn a_booking_can_be_cancelled_by_its_key_and_an_unknown_id_is_told() {
 async fn a_step_booked_under_two_keys_shows_in_the_balance() {
     let hotel = Hotel::open().await;
     for key in ["one", "two"] {
-        let request = hotel.client.post(hotel.url("/bookings")).json(&json!({"guest": "ada"}));
+        let request = hotel.post("/bookings", &json!({"guest": "ada"}));
         let request = request.header("saga-id", "s1").header("saga-step", "hotel").header("idempotency-key", key);
-        assert_eq!(request.send().await.unwrap().status(), 201);
+        assert_eq!(request.send().await.unwrap().status, 201);
     }
     assert_eq!(hotel.participant.balance().unwrap().applied_twice, 1);
 }
@@ -135,7 +137,7 @@ async fn attempts_tell_what_was_received() {
     let request = hotel.booking("s1", "ada").header("x-more", "a").header("x-more", "b");
     request.send().await.unwrap();
     hotel.cancellation("s1", "/bookings/hotel-1?why=test").send().await.unwrap();
-    hotel.client.put(hotel.url("/elsewhere")).body("hello").send().await.unwrap();
+    hotel.ask(Method::PUT, "/elsewhere", "hello").send().await.unwrap();
 
     let all = hotel.participant.attempts(&AttemptFilter::default()).unwrap();
     let [booking, cancellation, elsewhere] = &all[..] else { panic!("{all:#?}") };
@@ -162,13 +164,13 @@ async fn attempts_tell_what_was_received() {
 #[tokio::test]
 async fn control_routes_order_faults_and_tell_what_happened() {
     let hotel = Hotel::open().await;
-    let faults = hotel.url("/control/faults");
-    let order = |fault: Value| hotel.client.post(&faults).json(&fault).send();
+    let faults = "/control/faults";
+    let order = |fault: Value| hotel.post(faults, &fault).send();
     let refuse = json!({"guest": "ada", "action": "transaction", "fault": "refuse", "attempts": 2});
-    assert_eq!(order(refuse).await.unwrap().status(), 204);
+    assert_eq!(order(refuse).await.unwrap().status, 204);
     for kind in ["error_500", "unavailable_503", "too_many_429", "apply_no_answer", "big_answer"] {
         let fault = json!({"guest": "bob", "action": "compensation", "fault": kind});
-        assert_eq!(order(fault).await.unwrap().status(), 204, "{kind}");
+        assert_eq!(order(fault).await.unwrap().status, 204, "{kind}");
     }
     for contradiction in [
         json!({"guest": "ada", "action": "transaction", "fault": "refuse", "applies": true}),
@@ -177,15 +179,15 @@ async fn control_routes_order_faults_and_tell_what_happened() {
         json!({"guest": "ada", "action": "transaction", "fault": "refuse", "atempts": 1}),
         json!({"guest": "ada", "action": "transaction", "fault": "explode"}),
     ] {
-        assert_eq!(order(contradiction.clone()).await.unwrap().status(), 422, "{contradiction}");
+        assert_eq!(order(contradiction.clone()).await.unwrap().status, 422, "{contradiction}");
     }
     assert_eq!(hotel.participant.pending_faults().len(), 6);
 
-    assert_eq!(hotel.booking("s1", "ada").send().await.unwrap().status(), 422);
-    assert_eq!(hotel.client.delete(&faults).send().await.unwrap().status(), 204);
-    assert_eq!(hotel.booking("s1", "ada").send().await.unwrap().status(), 201);
+    assert_eq!(hotel.booking("s1", "ada").send().await.unwrap().status, 422);
+    assert_eq!(hotel.ask(Method::DELETE, faults, "").send().await.unwrap().status, 204);
+    assert_eq!(hotel.booking("s1", "ada").send().await.unwrap().status, 201);
 
-    let get = async |path: &str| json_of(hotel.client.get(hotel.url(path)).send().await.unwrap()).await;
+    let get = async |path: &str| json_of(hotel.ask(Method::GET, path, "").send().await.unwrap());
     let attempts: Vec<Attempt> = serde_json::from_value(get("/control/attempts?guest=ada").await).unwrap();
     assert_eq!(attempts, hotel.attempts("ada"));
     assert_eq!(get("/control/attempts?saga_id=none").await, json!([]));
@@ -217,10 +219,10 @@ async fn a_stopped_participant_refuses_and_comes_back_on_its_address() {
     assert_eq!(hotel.booked(), 1, "nothing is done after the stop");
 
     let participant = Participant::start_on("hotel", &database(hotel.folder.path()), address).await.unwrap();
-    let hotel = Hotel { participant, client: reqwest::Client::new(), folder: hotel.folder };
-    assert_eq!(json_of(hotel.booking("s1", "ada").send().await.unwrap()).await["id"], "hotel-1");
-    assert_eq!(hotel.booking("s2", "bob").send().await.unwrap().status(), 409);
-    assert_eq!(json_of(hotel.booking("s3", "cy").send().await.unwrap()).await["id"], "hotel-3");
+    let hotel = Hotel { participant, client: Client::http1(), folder: hotel.folder };
+    assert_eq!(json_of(hotel.booking("s1", "ada").send().await.unwrap())["id"], "hotel-1");
+    assert_eq!(hotel.booking("s2", "bob").send().await.unwrap().status, 409);
+    assert_eq!(json_of(hotel.booking("s3", "cy").send().await.unwrap())["id"], "hotel-3");
 }
 
 #[tokio::test]

@@ -4,7 +4,11 @@ use std::net::SocketAddr;
 use std::path::Path;
 use std::time::{Duration, Instant};
 
+use bytes::Bytes;
+use harness::loopback::{Answer, Client, Outgoing, OutgoingBody, request};
 use harness::participant::{Action, Attempt, AttemptFilter, Fault, FaultKind, Participant};
+use hyper::body::Incoming;
+use hyper::{Method, Request, Response};
 use serde_json::{Value, json};
 use tempfile::TempDir;
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
@@ -18,7 +22,7 @@ pub const SILENCE: Duration = Duration::from_millis(150);
 /// A participant `hotel` on a fresh database, and the client that asks it.
 pub struct Hotel {
     pub participant: Participant,
-    pub client: reqwest::Client,
+    pub client: Client,
     pub folder: TempDir,
 }
 
@@ -26,22 +30,27 @@ impl Hotel {
     pub async fn open() -> Self {
         let folder = tempfile::tempdir().unwrap();
         let participant = Participant::start("hotel", &database(folder.path())).await.unwrap();
-        Self { participant, client: reqwest::Client::new(), folder }
+        Self { participant, client: Client::http1(), folder }
     }
 
-    pub fn url(&self, path: &str) -> String {
-        format!("http://{}{path}", self.participant.address())
+    pub fn ask(&self, method: Method, path: &str, body: impl Into<Bytes>) -> Call {
+        let url = format!("http://{}{path}", self.participant.address());
+        let request = request(method, &url, &[], Outgoing::whole(body)).unwrap();
+        Call { client: self.client.clone(), request }
+    }
+
+    pub fn post(&self, path: &str, json: &Value) -> Call {
+        self.ask(Method::POST, path, json.to_string()).header("content-type", "application/json")
     }
 
     /// The transaction of the step `hotel` of saga `saga`, for `guest`.
-    pub fn booking(&self, saga: &str, guest: &str) -> reqwest::RequestBuilder {
-        let request = self.client.post(self.url("/bookings")).json(&json!({"guest": guest, "nights": 2}));
-        link(request, saga, "t")
+    pub fn booking(&self, saga: &str, guest: &str) -> Call {
+        self.post("/bookings", &json!({"guest": guest, "nights": 2})).linked(saga, "t")
     }
 
     /// The compensation of the same step.
-    pub fn cancellation(&self, saga: &str, path: &str) -> reqwest::RequestBuilder {
-        link(self.client.delete(self.url(path)), saga, "c")
+    pub fn cancellation(&self, saga: &str, path: &str) -> Call {
+        self.ask(Method::DELETE, path, "").linked(saga, "c")
     }
 
     pub fn order(&self, fault: Fault) {
@@ -61,19 +70,41 @@ pub fn database(folder: &Path) -> std::path::PathBuf {
     folder.join("hotel.sqlite")
 }
 
-pub fn link(request: reqwest::RequestBuilder, saga: &str, half: &str) -> reqwest::RequestBuilder {
-    request
-        .header("saga-id", saga)
-        .header("saga-name", "book-trip")
-        .header("saga-step", "hotel")
-        .header("saga-action", if half == "t" { "transaction" } else { "compensation" })
-        .header("saga-attempt", "1")
-        .header("saga-epoch", "7")
-        .header("idempotency-key", format!("{saga}.hotel.{half}"))
+/// A request that has not been sent yet.
+pub struct Call {
+    client: Client,
+    request: Request<OutgoingBody>,
 }
 
-pub async fn json_of(response: reqwest::Response) -> Value {
-    response.json().await.unwrap()
+impl Call {
+    pub fn header(mut self, name: &'static str, value: &str) -> Self {
+        self.request.headers_mut().append(name, value.parse().unwrap());
+        self
+    }
+
+    fn linked(self, saga: &str, half: &str) -> Self {
+        self.header("saga-id", saga)
+            .header("saga-name", "book-trip")
+            .header("saga-step", "hotel")
+            .header("saga-action", if half == "t" { "transaction" } else { "compensation" })
+            .header("saga-attempt", "1")
+            .header("saga-epoch", "7")
+            .header("idempotency-key", &format!("{saga}.hotel.{half}"))
+    }
+
+    /// The whole answer.
+    pub async fn send(self) -> anyhow::Result<Answer> {
+        self.client.send(self.request).await
+    }
+
+    /// The answer, once its headers are there.
+    pub async fn open(self) -> anyhow::Result<Response<Incoming>> {
+        self.client.open(self.request).await
+    }
+}
+
+pub fn json_of(answer: Answer) -> Value {
+    answer.json().unwrap()
 }
 
 pub fn transaction(guest: &str, kind: FaultKind) -> Fault {
