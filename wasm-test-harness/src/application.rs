@@ -6,6 +6,7 @@
 //! | `/websocket` | sends every message of a WebSocket back |
 //! | `/download/{bytes}` | answers that many bytes of [`pattern`] |
 //! | `/trickle/{pieces}/{interval_ms}` | answers that many pieces of one byte, an interval before each |
+//! | `/late/{ms}` | reads the body and answers 204 after that time |
 //! | `/status/{code}` | reads the body and answers with that status and no body |
 //! | anything else | reads the body and answers 200, with `x-application: here` and the path as text |
 
@@ -85,6 +86,7 @@ impl Application {
             .route("/websocket", any(websocket))
             .route("/download/{bytes}", any(download))
             .route("/trickle/{pieces}/{interval_ms}", any(trickle))
+            .route("/late/{ms}", any(late))
             .route("/status/{code}", any(status))
             .fallback(plain)
             .with_state(book.clone());
@@ -275,6 +277,12 @@ async fn trickle(State(book): State<Book>, Path((pieces, ms)): Path<(usize, u64)
         Ok::<_, Infallible>(piece)
     });
     Body::from_stream(pieces).into_response()
+}
+
+async fn late(State(book): State<Book>, Path(ms): Path<u64>, request: Request) -> StatusCode {
+    finish(book.enter(request)).await;
+    tokio::time::sleep(Duration::from_millis(ms)).await;
+    StatusCode::NO_CONTENT
 }
 
 async fn status(State(book): State<Book>, Path(code): Path<u16>, request: Request) -> StatusCode {
