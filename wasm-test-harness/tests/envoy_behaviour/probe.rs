@@ -16,7 +16,7 @@ async fn module() -> PathBuf {
     static BUILT: OnceCell<PathBuf> = OnceCell::const_new();
     let build = async || {
         let target = project_root().join("target");
-        let output = Command::new(env!("CARGO"))
+        let output = Command::new(std::env::var_os("CARGO").unwrap_or_else(|| "cargo".into()))
             .args(["build", "--quiet", "--release", "--target", "wasm32-wasip1", "--package", "sagabox-probe"])
             .env("CARGO_TARGET_DIR", &target)
             .current_dir(project_root())
