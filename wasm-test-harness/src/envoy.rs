@@ -91,6 +91,7 @@ pub struct Envoy {
     workers: u32,
     log_level: String,
     component_log_levels: String,
+    keeps_ports: bool,
     edits: Vec<Edit>,
 }
 
@@ -117,6 +118,7 @@ impl Envoy {
             workers: 2,
             log_level: "info".to_owned(),
             component_log_levels: "wasm:info".to_owned(),
+            keeps_ports: false,
             edits: Vec::new(),
         }
     }
@@ -137,6 +139,12 @@ impl Envoy {
     pub fn log_level(mut self, level: &str, components: &str) -> Self {
         self.log_level = level.to_owned();
         self.component_log_levels = components.to_owned();
+        self
+    }
+
+    /// Listens on the ports that the configuration has, rather than on free ones: for an Envoy that people use by hand.
+    pub fn keep_ports(mut self) -> Self {
+        self.keeps_ports = true;
         self
     }
 
@@ -190,7 +198,9 @@ impl Envoy {
         for edit in self.edits {
             edit(&mut yaml).map_err(StartError::Configuration)?;
         }
-        configuration::free_ports(&mut yaml);
+        if !self.keeps_ports {
+            configuration::free_ports(&mut yaml);
+        }
 
         let binary = binary().await.map_err(StartError::Missing)?;
         let arguments = [
