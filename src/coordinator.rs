@@ -150,7 +150,7 @@ impl<J: Journal> Coordinator<J> {
                 let key = self.next_key;
                 self.clients.insert(client, key);
                 self.sagas.insert(key, Entry { saga, client: Some(client), due: None, held_bytes: 0 });
-                self.run(host, key, actions);
+                self.run(host, key, actions, now);
             }
         }
     }
@@ -200,34 +200,33 @@ impl<J: Journal> Coordinator<J> {
         }
         let full = self.sagas.len() >= self.limits.max_sagas;
         if full || self.held_bytes.saturating_add(request.body.len()) > self.limits.max_bytes {
-            let detail = "as many sagas are under way as this proxy takes".to_owned();
-            let mut reply = Problem::new(503, "overload", "Too many sagas", detail).into_reply();
-            reply.headers.push(("retry-after".to_owned(), "1".to_owned()));
-            return Some(reply);
+            return Some(Problem::overload("as many sagas are under way as this proxy takes"));
         }
         None
     }
 
     fn feed(&mut self, host: &mut impl Host, key: Key, event: Event) {
-        let actions = self.handle(host, key, event);
-        self.run(host, key, actions);
+        let now = host.now();
+        let actions = self.handle(host, key, event, now);
+        self.run(host, key, actions, now);
     }
 
-    fn handle(&mut self, host: &mut impl Host, key: Key, event: Event) -> Vec<Action> {
+    fn handle(&mut self, host: &mut impl Host, key: Key, event: Event, now: Millis) -> Vec<Action> {
         let Some(entry) = self.sagas.get_mut(&key) else { return Vec::new() };
-        entry.saga.handle(event, host.now()).unwrap_or_else(|illegal| {
+        entry.saga.handle(event, now).unwrap_or_else(|illegal| {
             log::error!("saga {}: {illegal}", entry.saga.id());
             host.count(Counter::IllegalEvent);
             Vec::new()
         })
     }
 
-    /// Performs actions, and those that follow from them at once, in order.
-    fn run(&mut self, host: &mut impl Host, key: Key, actions: Vec<Action>) {
+    /// Performs actions, and those that follow from them at once, in order. All of them at the same time `now`: a
+    /// call that the proxy refuses at once is due again later at the earliest, so this ends.
+    fn run(&mut self, host: &mut impl Host, key: Key, actions: Vec<Action>, now: Millis) {
         let mut actions = VecDeque::from(actions);
         while let Some(action) = actions.pop_front() {
             if let Some(event) = self.perform(host, key, action) {
-                actions.extend(self.handle(host, key, event));
+                actions.extend(self.handle(host, key, event, now));
             }
         }
         self.reschedule(key);
@@ -241,6 +240,11 @@ impl<J: Journal> Coordinator<J> {
                 match self.journal.write(entry.saga.id(), record) {
                     Acknowledgement::Written => return Some(Event::Written { sequence }),
                 }
+            }
+            // What was refused just before may have made the saga compensate.
+            Action::Call(call) if !entry.saga.still_wants(&call.id) => {
+                let result = AttemptResult::NotSent(DispatchRefusal::Unavailable);
+                return Some(Event::AttemptEnded { id: call.id, result });
             }
             Action::Call(call) => match host.dispatch(&call) {
                 Ok(token) => {

@@ -64,7 +64,7 @@ pub struct Call {
     pub headers: Vec<(String, Template)>,
     /// None: no body is sent.
     pub body: Option<BodyTemplate>,
-    /// Longest time that one attempt may take; at least 1 ms, at most `u32::MAX` ms.
+    /// Longest time that one attempt may take; at least 1 ms, at most `i32::MAX` ms.
     pub per_try_timeout: Duration,
     /// Intervals between attempts, and how many there may be.
     pub retry: Retry,

@@ -222,13 +222,18 @@ impl Saga {
 
     /// Bytes that the saga holds beyond a fixed amount, about.
     pub fn held_bytes(&self) -> usize {
-        let request = self.progress.begun.as_ref().map_or(0, |begun| json_bytes(&begun.request));
+        let begun = self.progress.begun.as_ref().map_or(0, |begun| {
+            let forwarded = begun.forwarded.iter().map(|(name, value)| name.len() + value.len());
+            json_bytes(&begun.request) + forwarded.sum::<usize>()
+        });
         let kept: usize = self.progress.facts.values().map(json_bytes).sum();
         let calls = |step: &StepProgress| {
             let calls = [&step.request, &step.compensation];
             calls.into_iter().flatten().map(|request| request.held_bytes()).sum::<usize>()
         };
-        request + kept + self.progress.steps.iter().map(calls).sum::<usize>()
+        let early = self.runtime.iter().filter_map(|step| step.early_compensation.as_deref());
+        let early: usize = early.map(Request::held_bytes).sum();
+        begun + kept + early + self.progress.steps.iter().map(calls).sum::<usize>()
     }
 
     fn deadline(&self) -> Millis {
@@ -363,11 +368,13 @@ impl Saga {
     }
 }
 
+/// What a value takes in memory: small values cost far more than their text.
 fn json_bytes(value: &Json) -> usize {
-    match value {
-        Json::Null | Json::Bool(_) | Json::Number(_) => 8,
+    let below = match value {
+        Json::Null | Json::Bool(_) | Json::Number(_) => 0,
         Json::String(text) => text.len(),
         Json::Array(items) => items.iter().map(json_bytes).sum(),
-        Json::Object(members) => members.iter().map(|(name, member)| name.len() + json_bytes(member)).sum(),
-    }
+        Json::Object(members) => members.iter().map(|(name, member)| size_of::<String>() + name.len() + json_bytes(member)).sum(),
+    };
+    size_of::<Json>() + below
 }

@@ -8,7 +8,7 @@ use super::error::quote;
 use super::located::Faults;
 
 /// What an error says of a duration.
-const DURATION: &str = "a duration such as 250ms, 0.25s, 2s or 1m30s: whole milliseconds, from 1ms to 4294967295ms";
+const DURATION: &str = "a duration such as 250ms, 0.25s, 2s or 1m30s: whole milliseconds, from 1ms to 2147483647ms";
 /// What an error says of a size.
 const SIZE: &str = "a size such as 512KiB, 1MiB or a number of bytes, from 1 to 4294967295";
 
@@ -93,8 +93,9 @@ fn parse_duration(text: &str) -> Option<Duration> {
         milliseconds = milliseconds.checked_add(parse_decimal(number, unit)?)?;
         rest = after;
     }
-    let milliseconds = u32::try_from(milliseconds).ok()?;
-    (milliseconds > 0).then(|| Duration::from_millis(u64::from(milliseconds)))
+    // Envoy takes the timeout of a callout as a signed number of 32 bits.
+    let milliseconds = u64::from(i32::try_from(milliseconds).ok()?.unsigned_abs());
+    (milliseconds > 0).then(|| Duration::from_millis(milliseconds))
 }
 
 /// `number` times `unit`, if that is a whole number. Decimal arithmetic, because 0.29 s is 290 ms and not 289.
@@ -214,7 +215,7 @@ mod tests {
             ("1ms", 1),
             ("001ms", 1),
             ("1.000ms", 1),
-            ("4294967295ms", 4_294_967_295),
+            ("2147483647ms", 2_147_483_647),
         ];
         for (text, milliseconds) in cases {
             assert_eq!(parse_duration(text), Some(Duration::from_millis(milliseconds)), "{text}");

@@ -12,6 +12,7 @@ struct Proxy {
     now: Millis,
     dispatched: Vec<(Token, OutgoingCall)>,
     refuses: Option<DispatchRefusal>,
+    unknown_cluster: Option<String>,
     replies: Vec<(Client, Reply)>,
     counted: Vec<Counter>,
 }
@@ -24,6 +25,9 @@ impl Host for Proxy {
         [7; 10]
     }
     fn dispatch(&mut self, call: &OutgoingCall) -> Result<Token, DispatchRefusal> {
+        if self.unknown_cluster.as_ref() == Some(&call.cluster) {
+            return Err(DispatchRefusal::UnknownCluster);
+        }
         if let Some(refusal) = self.refuses {
             return Err(refusal);
         }
@@ -47,7 +51,7 @@ fn setting() -> (Proxy, Coordinator<VolatileJournal>, Arc<Definition>) {
     let configuration = config::from_json(&json!({
         "version": 1,
         "sagas": [{"name": "trip", "match": {"path": "/trips"}, "steps": [step("hotel"), step("flight")]}],
-        "limits": {"max_sagas": 2, "max_bytes": 1000, "max_body": 500},
+        "limits": {"max_sagas": 2, "max_bytes": 4000, "max_body": 1500},
     }));
     let configuration = configuration.unwrap_or_else(|errors| panic!("{errors}"));
     let coordinator = Coordinator::new(VolatileJournal, configuration.limits, configuration.forward_headers);
@@ -139,6 +143,16 @@ fn a_call_that_the_proxy_refuses_is_tried_again_later() {
 }
 
 #[test]
+fn no_transaction_is_sent_once_another_has_made_the_saga_compensate() {
+    let (mut proxy, mut coordinator, trip) = setting();
+    proxy.unknown_cluster = Some("hotel".to_owned());
+    coordinator.begin(&mut proxy, request(1, &trip, ANN));
+    assert!(proxy.dispatched.is_empty(), "{:?}", proxy.dispatched);
+    let (_, reply) = &proxy.replies[0];
+    assert_eq!((reply.status, coordinator.open()), (409, 0));
+}
+
+#[test]
 fn past_a_limit_a_request_is_refused_and_nothing_is_sent() {
     let (mut proxy, mut coordinator, trip) = setting();
     coordinator.begin(&mut proxy, request(1, &trip, ANN));
@@ -154,7 +168,7 @@ fn past_a_limit_a_request_is_refused_and_nothing_is_sent() {
 #[test]
 fn bytes_held_are_bounded() {
     let (mut proxy, mut coordinator, trip) = setting();
-    let long = format!(r#"{{"guest": "{}"}}"#, "a".repeat(400));
+    let long = format!(r#"{{"guest": "{}"}}"#, "a".repeat(1200));
     coordinator.begin(&mut proxy, request(1, &trip, &long));
     assert_eq!(proxy.dispatched.len(), 2);
     coordinator.begin(&mut proxy, request(2, &trip, &long));
@@ -164,7 +178,7 @@ fn bytes_held_are_bounded() {
 #[test]
 fn a_body_past_the_limit_gets_413_and_one_of_its_size_does_not() {
     let (mut proxy, mut coordinator, trip) = setting();
-    for (client, length, refused) in [(1, 500, false), (2, 501, true)] {
+    for (client, length, refused) in [(1, 1500, false), (2, 1501, true)] {
         let body = format!("{}{}", ANN, " ".repeat(length - ANN.len()));
         coordinator.begin(&mut proxy, request(client, &trip, &body));
         assert_eq!(proxy.replies.iter().any(|(_, reply)| reply.status == 413), refused);

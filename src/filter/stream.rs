@@ -38,8 +38,10 @@ enum Phase {
     Passing,
     /// It begins a saga once its body is here.
     Collecting(Box<MatchedRequest>),
-    /// The root has it, or it was answered.
+    /// The root has it.
     Handed,
+    /// It was refused here; the root never knew of it.
+    Refused,
 }
 
 impl Stream {
@@ -48,7 +50,8 @@ impl Stream {
     }
 
     fn matched(&self) -> Option<MatchedRequest> {
-        let path = text(":path")?;
+        // A query that is not UTF-8 must not carry a request past its saga.
+        let path = String::from_utf8_lossy(&bytes(":path")?).into_owned();
         if !self.intake.table.could_match(&path) {
             return None;
         }
@@ -84,15 +87,15 @@ impl Stream {
         if let Phase::Collecting(mut matched) = std::mem::replace(&mut self.phase, Phase::Handed) {
             matched.request.body = body;
             if !self.inbox.leave_and_wake(Message::Begin(*matched)) {
-                let detail = "the proxy could not take the saga over".to_owned();
-                send(&Problem::new(503, "not-begun", "The saga was not begun", detail).into_reply());
+                self.phase = Phase::Refused;
+                send(&Problem::overload("the proxy could not take the saga over"));
             }
         }
         Action::Pause
     }
 
     fn refuse_body(&mut self) -> Action {
-        self.phase = Phase::Handed;
+        self.phase = Phase::Refused;
         send(&too_large(self.intake.max_body));
         Action::Pause
     }
@@ -131,7 +134,7 @@ impl HttpContext for Stream {
     fn on_http_request_body(&mut self, body_size: usize, end_of_stream: bool) -> Action {
         match self.phase {
             Phase::Passing => Action::Continue,
-            Phase::Handed => Action::Pause,
+            Phase::Handed | Phase::Refused => Action::Pause,
             Phase::Collecting(_) if body_size > self.intake.max_body => self.refuse_body(),
             Phase::Collecting(_) if end_of_stream => self.hand_over(buffered_body()),
             Phase::Collecting(_) => Action::Pause,
@@ -142,7 +145,7 @@ impl HttpContext for Stream {
     fn on_http_request_trailers(&mut self, _num_trailers: usize) -> Action {
         match self.phase {
             Phase::Passing => Action::Continue,
-            Phase::Handed => Action::Pause,
+            Phase::Handed | Phase::Refused => Action::Pause,
             Phase::Collecting(_) => self.hand_over(buffered_body()),
         }
     }
@@ -158,7 +161,7 @@ fn bytes(name: &str) -> Option<Vec<u8>> {
     hostcalls::get_map_value_bytes(MapType::HttpRequestHeaders, name).ok().flatten()
 }
 
-/// None also where the value is not UTF-8: no configuration can name it then.
+/// None also where the value is not UTF-8.
 fn text(name: &str) -> Option<String> {
     String::from_utf8(bytes(name)?).ok()
 }

@@ -37,6 +37,8 @@ pub(super) struct Attempts {
     pub(super) saw_unknown: bool,
     /// Why the last attempt failed.
     pub(super) reason: String,
+    /// The next attempt is not due before then, whatever record it awaits.
+    pub(super) not_before: Millis,
 }
 
 /// What a call is doing.
@@ -81,12 +83,10 @@ impl Saga {
             for kind in [CallKind::Transaction, CallKind::Compensation] {
                 let durable = self.durable;
                 let Some(attempts) = self.runtime.get_mut(index).map(|step| step.attempts(kind)) else { continue };
-                let due = match attempts.activity {
-                    Activity::AwaitingRecord(sequence) => sequence <= durable,
-                    Activity::BackingOff(until) => until <= now,
-                    Activity::Idle | Activity::InFlight => false,
-                };
-                if due {
+                if matches!(attempts.activity, Activity::AwaitingRecord(sequence) if sequence <= durable) {
+                    attempts.activity = Activity::BackingOff(attempts.not_before);
+                }
+                if matches!(attempts.activity, Activity::BackingOff(until) if until <= now) {
                     self.send(index, kind);
                 }
             }
@@ -103,9 +103,17 @@ impl Saga {
             CallKind::Transaction => &progress.request,
             CallKind::Compensation => &progress.compensation,
         };
-        let Some(request) = request else { return };
-        let call = self.envelope(step).attempt(id, request);
-        self.actions.push(Action::Call(call));
+        match request {
+            Some(request) => self.actions.push(Action::Call(self.envelope(step).attempt(id, request))),
+            // A step is in flight or compensating only once its call was rendered.
+            None => log::error!("saga {}: nothing to send for {id:?}", self.id()),
+        }
+    }
+
+    /// False for the first attempts of transactions that were about to be sent when the saga began to compensate.
+    pub fn still_wants(&self, call: &CallId) -> bool {
+        let resolving = self.runtime.get(call.step).is_some_and(|runtime| runtime.resolving);
+        call.kind == CallKind::Compensation || self.state() == SagaState::Running || resolving
     }
 
     /// Takes what came of an attempt that is under way.
@@ -262,7 +270,7 @@ impl Saga {
         self.back_off(index, CallKind::Compensation, &call.retry, asked, now);
     }
 
-    fn back_off(&mut self, index: StepIndex, kind: CallKind, retry: &Retry, asked: Option<Duration>, now: Millis) {
+    pub(super) fn back_off(&mut self, index: StepIndex, kind: CallKind, retry: &Retry, asked: Option<Duration>, now: Millis) {
         let stuck = self.stuck.is_some();
         let id = self.id().to_owned();
         let Some(attempts) = self.runtime.get_mut(index).map(|step| step.attempts(kind)) else { return };
@@ -273,7 +281,8 @@ impl Saga {
             let drawn = back_off(retry, attempts.failures, jitter(&id, index, attempts.failures));
             back_off_asked(retry, drawn, asked)
         };
-        attempts.activity = Activity::BackingOff(now.saturating_add(wait));
+        attempts.not_before = now.saturating_add(wait);
+        attempts.activity = Activity::BackingOff(attempts.not_before);
     }
 
     pub(super) fn mark_stuck(&mut self, reason: String) {

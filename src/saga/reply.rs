@@ -40,6 +40,13 @@ impl Problem {
         Problem { status, kind, title, detail, members: Map::new() }
     }
 
+    /// The answer where no saga can be taken now.
+    pub fn overload(detail: &str) -> Reply {
+        let mut reply = Problem::new(503, "overload", "No saga can be taken now", detail.to_owned()).into_reply();
+        reply.headers.push(("retry-after".to_owned(), "1".to_owned()));
+        reply
+    }
+
     /// The answer that carries the problem.
     pub fn into_reply(self) -> Reply {
         let mut document = json!({

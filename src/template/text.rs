@@ -24,6 +24,10 @@ pub enum Place {
 const ENCODED: &AsciiSet = &NON_ALPHANUMERIC.remove(b'-').remove(b'.').remove(b'_').remove(b'~');
 
 /// A text with `${...}`.
+/// Longest path, header value or authority that is rendered, in bytes. Servers answer longer ones 414 or 431: a
+/// compensation that no participant takes would never end, so it is refused before anything is sent.
+const LONGEST_BYTES: usize = 8 * 1024;
+
 #[derive(Clone, Debug)]
 pub struct Template {
     parts: Vec<Part>,
@@ -94,13 +98,22 @@ impl Template {
             segments.end().map_err(|error| segments.blame(error))?;
         }
         if self.place == Place::Authority && text.is_empty() {
-            let source = self.parts.iter().find_map(|part| match part {
-                Part::Value(expression) => Some(expression.source()),
-                Part::Literal(_) => None,
-            });
-            return Err(RenderError::new(source.unwrap_or_default(), "an empty authority"));
+            let source = self.last_value().map_or("", Expression::source);
+            return Err(RenderError::new(source, "an empty authority"));
+        }
+        if self.place != Place::Text && text.len() > LONGEST_BYTES {
+            let source = self.last_value().map_or("", Expression::source);
+            let reason = format!("gives {} bytes where at most {LONGEST_BYTES} may stand", text.len());
+            return Err(RenderError::new(source, &reason));
         }
         Ok(text)
+    }
+
+    fn last_value(&self) -> Option<&Expression> {
+        self.parts.iter().rev().find_map(|part| match part {
+            Part::Value(expression) => Some(expression),
+            Part::Literal(_) => None,
+        })
     }
 }
 

@@ -104,6 +104,8 @@ fn a_step_whose_outcome_is_unknown_is_resolved_where_its_compensation_needs_the_
         world.wait_until_due();
     }
     world.acknowledge();
+    assert_eq!(world.sent.len(), 3, "resolving keeps the intervals");
+    until_sent(&mut world);
     let attempts: Vec<u32> = world.sent.iter().map(|call| call.id.attempt).collect();
     assert_eq!(attempts, [1, 2, 3, 4], "max_attempts does not bound resolving");
     end(&mut world, "hotel", Behaviour::Do);
@@ -120,6 +122,7 @@ fn a_refusal_while_resolving_says_that_nothing_was_done() {
         world.wait_until_due();
     }
     world.acknowledge();
+    until_sent(&mut world);
     end(&mut world, "hotel", Behaviour::Conflict);
     assert!(world.ended.is_none() && world.outstanding.is_none(), "409 is still unknown");
     world.wait_until_due();
@@ -137,6 +140,7 @@ fn an_unknown_cluster_while_resolving_says_nothing_of_what_was_done() {
         world.wait_until_due();
     }
     world.acknowledge();
+    until_sent(&mut world);
     end(&mut world, "hotel", Behaviour::NoCluster);
     world.heal();
     world.check_end();
@@ -223,6 +227,44 @@ fn too_many_requests_is_another_attempt_after_the_time_asked_for() {
     world.heal();
     world.check_end();
     assert_eq!(world.sent_names(), ["hotel.t"; 3], "they count, and a step never done needs no compensation");
+}
+
+#[test]
+fn resolving_waits_as_long_as_the_participant_asked() {
+    let mut world = begin(&load(json!({"steps": [by_id("hotel", &[]), by_key("flight", &[])]})));
+    end(&mut world, "hotel", Behaviour::DoSilently);
+    until_sent(&mut world);
+    while !world.in_flight.iter().any(|call| call.id.step == 0) {
+        assert!(world.wait_until_due());
+    }
+    end(&mut world, "hotel", Behaviour::Unavailable);
+    let asked = world.now + 2_000;
+    end(&mut world, "flight", Behaviour::Refuse);
+    world.acknowledge();
+    until_sent(&mut world);
+    assert_eq!(world.in_flight[0].id, CallId { step: 0, kind: CallKind::Transaction, attempt: 3 });
+    assert!(world.now >= asked, "{} ms early", asked - world.now);
+    world.heal();
+    world.check_end();
+}
+
+#[test]
+fn a_path_that_no_server_takes_begins_nothing() {
+    let mut hotel = by_id("hotel", &[]);
+    hotel["compensation"]["path"] = json!("/by-guest/${request.body.guest}");
+    let definition = one(hotel);
+    assert!(World::begin(&definition, &json!({"guest": "a".repeat(8_000)})).is_ok());
+    let refused = World::begin(&definition, &json!({"guest": "a".repeat(9_000)})).err().expect("refused");
+    assert!(refused.reason.contains("request.body.guest"), "{}", refused.reason);
+}
+
+#[test]
+fn small_values_are_counted_with_what_they_take_in_memory() {
+    let mut hotel = by_id("hotel", &[]);
+    hotel["when"] = json!("size(request.body.items) > 0");
+    let items = vec![json!([]); 10_000];
+    let world = World::begin(&one(hotel), &json!({"guest": "ann", "items": items})).expect("begins");
+    assert!(world.saga.held_bytes() > 10_000 * size_of::<Json>());
 }
 
 #[test]
