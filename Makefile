@@ -37,7 +37,7 @@ check: wasm-target ## Checks formatting, lints, documentation and Cargo.lock; wh
 	@cargo metadata --locked --format-version 1 >/dev/null
 	@cargo fmt --all --check
 	@cargo clippy --workspace --all-targets -- -D warnings
-	@cargo clippy --target $(WASM_TARGET) --package sagabox --lib -- -D warnings
+	@cargo clippy --target $(WASM_TARGET) --package sagabox --package sagabox-probe --lib -- -D warnings
 	@RUSTDOCFLAGS="-D warnings" cargo doc --workspace --no-deps
 
 .PHONY: schema

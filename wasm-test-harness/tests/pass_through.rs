@@ -11,6 +11,7 @@ use http_body_util::BodyExt;
 use hyper::Method;
 use hyper::body::Incoming;
 use hyper::header::{HeaderMap, HeaderName, HeaderValue};
+use serde_json::{Value, json};
 use tokio::time::timeout;
 
 #[path = "pass_through/bodies.rs"]
@@ -30,9 +31,24 @@ struct Front {
 
 impl Front {
     async fn start() -> Front {
+        Front::start_with(|envoy| envoy).await
+    }
+
+    /// With other sagas than the shipped ones, on both listeners.
+    async fn with_sagas(sagas: &Value) -> Front {
+        let plain = json!({"version": 1, "sagas": sagas}).to_string();
+        let gated = json!({"version": 1, "sagas": sagas, "gate": true}).to_string();
+        Front::start_with(|envoy| {
+            let envoy = envoy.plugin_configuration("trip", "sagabox", &plain);
+            envoy.plugin_configuration("trip_gate", "sagabox_gate_first", &gated)
+        })
+        .await
+    }
+
+    async fn start_with(customise: impl FnOnce(Envoy) -> Envoy) -> Front {
         let application = Application::start().await.unwrap();
         let envoy = Envoy::from_file(CONFIGURATION).workers(1).upstream("application", application.address());
-        Front { application, envoy: envoy.start().await.unwrap() }
+        Front { application, envoy: customise(envoy).start().await.unwrap() }
     }
 
     fn url(&self, mode: BodyMode, path: &str) -> String {

@@ -2,6 +2,7 @@
 //! text, is the name of the [`Behaviour`]; what it is to do with a request is in the request's headers `x-probe-*`.
 
 #![cfg(target_arch = "wasm32")]
+#![allow(clippy::disallowed_methods, reason = "what they do is one of the things to be shown")]
 
 mod root;
 mod stream;

@@ -29,7 +29,7 @@ async fn a_callout_of_a_stream_ends_with_its_client_and_one_of_the_root_does_not
 #[tokio::test]
 async fn a_saga_goes_on_when_its_client_has_gone() {
     let trip = Trip::start().await.unwrap();
-    let delay = Fault::new("ann", Action::Transaction, FaultKind::Delay).delay(Duration::from_millis(500));
+    let delay = Fault::new("ann", Action::Transaction, FaultKind::Delay).delay(Duration::from_secs(1));
     trip.hotel.set_fault(delay).unwrap();
     let request = TripRequest::of("ann").with_car();
     let url = trip.url(BodyMode::Option);

@@ -13,7 +13,7 @@ async fn two_on_one_connection(probed: &Probed, headers: &str) -> String {
     let last = "GET / HTTP/1.1\r\nhost: a\r\nx-probe-body: the-second\r\nconnection: close\r\n\r\n";
     let requests = format!("GET / HTTP/1.1\r\nhost: a\r\n{headers}\r\n\r\n{last}");
     let address = probed.envoy.listener("answer");
-    let bytes = loopback::exchange(address, requests.as_bytes(), Duration::from_millis(700)).await.unwrap();
+    let bytes = loopback::exchange(address, requests.as_bytes(), Duration::from_secs(3)).await.unwrap();
     String::from_utf8_lossy(&bytes).into_owned()
 }
 
@@ -38,8 +38,8 @@ async fn a_status_without_a_body_is_sent_with_the_body_it_is_given() {
 
 #[tokio::test]
 async fn a_status_that_is_none_leaves_the_client_waiting() {
+    let probed = Probed::start(&["answer"]).await;
     for status in ["0", "99", "1000"] {
-        let probed = Probed::start(&["answer"]).await;
         probed.ask_and_leave("answer", &[("x-probe-status", status)], "").await;
     }
 }

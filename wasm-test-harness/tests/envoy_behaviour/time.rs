@@ -76,12 +76,16 @@ async fn the_idle_timeout_and_the_longest_duration_of_streams_run_and_the_saga_g
 async fn a_tick_that_is_set_again_and_again_never_comes() {
     let probed = Probed::start(&["rearm"]).await;
     let began = Instant::now();
+    let (mut sent, mut late) = (Instant::now(), 0);
     while began.elapsed() < Duration::from_millis(1500) {
+        let before = std::mem::replace(&mut sent, Instant::now());
         assert_eq!(probed.ask("rearm", &[]).await, "armed");
+        // Where this machine is too slow to ask in time, a tick is due.
+        late += u64::from(before.elapsed() >= Duration::from_millis(200));
         tokio::time::sleep(Duration::from_millis(50)).await;
     }
     let ticks = probed.count("ticks").await;
-    assert!(ticks <= 1, "{ticks} ticks of 200 ms in 1.5 s");
+    assert!(ticks <= late && late < 4, "{ticks} ticks of 200 ms in 1.5 s, {late} requests came late");
     tokio::time::sleep(Duration::from_millis(900)).await;
     assert!(probed.count("ticks").await >= 3);
 }

@@ -10,6 +10,7 @@ use harness::trip::BodyMode;
 use http_body_util::Empty;
 use hyper::{Method, Request, StatusCode};
 use hyper_util::rt::{TokioExecutor, TokioIo};
+use serde_json::json;
 use tokio::io::{AsyncRead, AsyncWrite};
 use tokio::time::timeout;
 use tokio_tungstenite::WebSocketStream;
@@ -17,6 +18,9 @@ use tokio_tungstenite::tungstenite::Message;
 use tokio_tungstenite::tungstenite::protocol::Role;
 
 use super::{Front, SOON};
+
+/// How long connections that stay open are listened to.
+const PATIENCE: Duration = Duration::from_millis(1500);
 
 #[tokio::test]
 async fn a_websocket_passes_over_http_1() {
@@ -81,6 +85,27 @@ async fn extended_connect(
 }
 
 #[tokio::test]
+async fn a_websocket_passes_where_every_other_request_begins_a_saga() {
+    let call = json!({"cluster": "application", "method": "POST", "path": "/booked"});
+    let steps = json!([{"name": "only", "transaction": call}]);
+    let saga = json!({"name": "all", "match": {"path": "/websocket"}, "steps": steps});
+    let front = Front::with_sagas(&json!([saga])).await;
+    for mode in BodyMode::ALL {
+        let address = front.envoy.listener(mode.listener());
+        let stream = loopback::connect(address).await.unwrap();
+        let (socket, _) = tokio_tungstenite::client_async(format!("ws://{address}/websocket"), stream).await.unwrap();
+        converse(socket).await;
+        converse(extended_connect(address, "/websocket").await).await;
+        assert!(front.application.requests_to("/booked").is_empty(), "{mode:?}");
+    }
+    for (way, client, mode) in front.ways() {
+        let answer = client.get(&front.url(mode, "/websocket")).await.unwrap();
+        assert_eq!((answer.status.as_u16(), answer.header("saga-status")), (200, Some("completed")), "{way}");
+    }
+    assert_eq!(front.application.requests_to("/booked").len(), 4);
+}
+
+#[tokio::test]
 async fn an_upgrade_where_other_requests_begin_a_saga_is_left_to_the_application() {
     let front = Front::start().await;
     for mode in BodyMode::ALL {
@@ -91,7 +116,7 @@ async fn an_upgrade_where_other_requests_begin_a_saga_is_left_to_the_application
                 "{method} /trips HTTP/1.1\r\nhost: a\r\nconnection: upgrade\r\nupgrade: websocket\r\n\
                  sec-websocket-version: 13\r\nsec-websocket-key: dGhlIHNhbXBsZSBub25jZQ==\r\n\r\n"
             );
-            let answer = loopback::exchange(address, request.as_bytes(), Duration::from_millis(500)).await.unwrap();
+            let answer = loopback::exchange(address, request.as_bytes(), PATIENCE).await.unwrap();
             let answer = String::from_utf8_lossy(&answer).to_ascii_lowercase();
             assert!(answer.contains("x-application: here"), "{mode:?} {method}: {answer}");
             let requests = front.application.requests_to("/trips");
@@ -107,7 +132,7 @@ async fn an_upgrade_that_envoy_does_not_allow_begins_no_saga() {
     for mode in BodyMode::ALL {
         let address = front.envoy.listener(mode.listener());
         let request = "POST /trips HTTP/1.1\r\nhost: a\r\nconnection: upgrade\r\nupgrade: other\r\n\r\n";
-        let answer = loopback::exchange(address, request.as_bytes(), Duration::from_millis(500)).await.unwrap();
+        let answer = loopback::exchange(address, request.as_bytes(), PATIENCE).await.unwrap();
         let answer = String::from_utf8_lossy(&answer).to_ascii_lowercase();
         assert!(answer.starts_with("http/1.1 ") && !answer.contains("saga-id"), "{mode:?}: {answer}");
         let plain = Client::http1().get(&front.url(mode, "/after")).await.unwrap();
