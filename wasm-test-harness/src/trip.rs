@@ -20,7 +20,7 @@ use std::net::SocketAddr;
 use std::path::Path;
 use std::time::{Duration, Instant};
 
-use anyhow::{Context, ensure};
+use anyhow::{Context, bail, ensure};
 use bytes::Bytes;
 use hyper::header::{HeaderMap, HeaderName, HeaderValue};
 use hyper::{Method, Request};
@@ -318,7 +318,7 @@ impl Trip {
     /// Waits until the participants hold exactly `steps` of a guest and nothing has been under way for half a second.
     ///
     /// # Errors
-    /// It does not come to that within `timeout`; the error says what they hold.
+    /// It does not come to that within `timeout`; the error says what they hold, and what they were asked for.
     pub async fn wait_until_held(&self, guest: &str, steps: &[&str], timeout: Duration) -> anyhow::Result<()> {
         let wanted: BTreeSet<&str> = steps.iter().copied().collect();
         let started = Instant::now();
@@ -334,7 +334,10 @@ impl Trip {
             if held == wanted && quiet_since.elapsed() > Duration::from_millis(500) {
                 return Ok(());
             }
-            ensure!(started.elapsed() < timeout, "{guest} holds {held:?} after {timeout:?}, not {wanted:?}");
+            if started.elapsed() >= timeout {
+                let history = self.history(guest)?.table();
+                bail!("{guest} holds {held:?} after {timeout:?}, not {wanted:?}\n{history}");
+            }
             tokio::time::sleep(Duration::from_millis(50)).await;
         }
     }

@@ -20,10 +20,12 @@ fn fault(guest: &str, action: Action, kind: FaultKind) -> Fault {
 /// Books, waits until the participants hold `held`, and checks the rules that hold for every trip.
 async fn book(trip: &Trip, request: &TripRequest, downstream: Downstream, held: &[&str]) -> (Answer, History) {
     let answer = trip.begin(request, downstream).unwrap().answer().await.unwrap();
-    trip.wait_until_held(&request.guest, held, SOON).await.unwrap();
+    if let Err(error) = trip.wait_until_held(&request.guest, held, SOON).await {
+        panic!("{error}answer: {} {}", answer.status, answer.text());
+    }
     let history = trip.history(&request.guest).unwrap();
     let broken = history.broken_rules(answer.header("saga-id"), per_try_timeout);
-    assert!(broken.is_empty(), "{}\n{}\n{broken:#?}", history.table(), answer.text());
+    assert!(broken.is_empty(), "{}answer: {} {}\n{broken:#?}", history.table(), answer.status, answer.text());
     (answer, history)
 }
 

@@ -15,7 +15,7 @@ mod run;
 use cell::{Cell, Kind, Often};
 use harness::participant::Action;
 use harness::trip::{BodyMode, Downstream, STEPS, Trip};
-use run::{Outcome, letters, run};
+use run::{Outcome, check, letters, run};
 
 const ACTIONS: [Action; 2] = [Action::Transaction, Action::Compensation];
 const OFTEN: [Often; 2] = [Often::Once, Often::Lastingly];
@@ -31,6 +31,7 @@ async fn every_fault_on_every_step_ends_balanced_and_as_the_client_was_told() {
     }
     let outcomes = run(&trip, cells).await;
     print_matrix(&outcomes);
+    check(&trip, &outcomes).await;
 }
 
 /// The columns of the matrix.
@@ -70,9 +71,11 @@ async fn a_refusal_after_an_unknown_outcome_is_no_rejection() {
     ];
     let cells =
         STEPS.into_iter().flat_map(|step| sequences.map(|kinds| (Cell::sequence(step, kinds), Downstream::PLAIN)));
-    for outcome in run(&trip, cells.collect()).await {
-        println!("{:<80}{}", outcome.guest, letters(&outcome));
+    let outcomes = run(&trip, cells.collect()).await;
+    for outcome in &outcomes {
+        println!("{:<80}{}", outcome.guest, letters(outcome));
     }
+    check(&trip, &outcomes).await;
 }
 
 /// Every pair of fault, step, action, how often, listener, version of HTTP, trailers and number of workers.
@@ -88,5 +91,7 @@ async fn faults_come_to_the_same_however_the_client_comes() {
         cells[row[7]].push((cell, downstream));
     }
     let [with_few, with_many] = cells;
-    tokio::join!(run(&trips[0], with_few), run(&trips[1], with_many));
+    let (with_few, with_many) = tokio::join!(run(&trips[0], with_few), run(&trips[1], with_many));
+    check(&trips[0], &with_few).await;
+    check(&trips[1], &with_many).await;
 }

@@ -16,10 +16,12 @@ const SOON: Duration = Duration::from_secs(10);
 
 /// What has become of a guest whose saga has ended.
 async fn ended(trip: &Trip, guest: &str, answer: &Answer, held: &[&str]) -> History {
-    trip.wait_until_held(guest, held, SOON).await.unwrap();
+    if let Err(error) = trip.wait_until_held(guest, held, SOON).await {
+        panic!("{error}answer: {} {}", answer.status, answer.text());
+    }
     let history = trip.history(guest).unwrap();
     let broken = history.broken_rules(answer.header("saga-id"), per_try_timeout);
-    assert!(broken.is_empty(), "{}\n{broken:#?}", history.table());
+    assert!(broken.is_empty(), "{}answer: {} {}\n{broken:#?}", history.table(), answer.status, answer.text());
     assert_eq!(trip.counter("illegal_events").await.unwrap(), 0);
     history
 }
@@ -128,7 +130,7 @@ fn take_flights_from(yaml: &mut Yaml, path: &Path) {
          path_config_source: {{path: {path:?}, watched_directory: {{path: {directory:?}}}}}}}}}}}"
     );
     let clusters = yaml["static_resources"]["clusters"].as_sequence_mut().unwrap();
-    let flight = clusters.iter_mut().find(|cluster| cluster["name"] == Yaml::from("flight")).unwrap();
+    let flight = clusters.iter_mut().find(|cluster| cluster["name"].as_str() == Some("flight")).unwrap();
     *flight = serde_yaml_ng::from_str(&cluster).unwrap();
     yaml["node"] = serde_yaml_ng::from_str("{id: trip, cluster: trip}").unwrap();
 }

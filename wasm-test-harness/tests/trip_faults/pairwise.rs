@@ -20,8 +20,10 @@ pub fn covering_array(sizes: &[usize]) -> Vec<Vec<usize>> {
                     let choices = row.iter().enumerate().filter_map(|(index, value)| Some((index, (*value)?)));
                     choices.filter(|choice| uncovered.contains(&pair(*choice, (parameter, *value)))).count()
                 };
-                // Of equal ones, the one that is taken differs from row to row.
-                let turned = (0..sizes[parameter]).map(|value| (value + rows.len()) % sizes[parameter]);
+                // Of equal ones, the one that is taken differs from row to row, and for each parameter in its own way:
+                // else two of them would nearly always change together.
+                let turn = rows.len().wrapping_add(1).wrapping_mul(0x9e37_79b9) >> (3 * parameter + 2);
+                let turned = (0..sizes[parameter]).map(|value| (value + turn) % sizes[parameter]);
                 row[parameter] = turned.max_by_key(gain);
             }
         }
