@@ -224,8 +224,7 @@ impl Trip {
         if !downstream.trailers {
             return loopback::json_request(&url, &body, &[]);
         }
-        let trailers =
-            HeaderMap::from_iter([(HeaderName::from_static("x-checksum"), HeaderValue::from_static("42"))]);
+        let trailers = HeaderMap::from_iter([(HeaderName::from_static("x-checksum"), HeaderValue::from_static("42"))]);
         let mut text = Bytes::from(body.to_string());
         let rest = text.split_off(text.len() / 2);
         let body = Outgoing::stream(futures::stream::iter([text, rest]), trailers.clone());
@@ -294,13 +293,29 @@ impl Trip {
         }
     }
 
-    /// One of the filter's counters, such as `illegal_events`; 0 where it has not counted anything.
+    /// The filter has met nothing that must never be: no event that did not fit, and no end of a virtual machine.
     ///
     /// # Errors
-    /// Envoy's administration does not answer.
+    /// It has, or Envoy does not answer.
+    pub async fn check_filter_is_well(&self) -> anyhow::Result<()> {
+        // Envoy makes a new virtual machine only when the next request comes.
+        for mode in BodyMode::ALL {
+            self.client.get(&format!("http://{}/no-saga", self.address(mode))).await?;
+        }
+        let reloads = self.envoy.stats(r"^wasm\..*\.vm_reload").await?;
+        ensure!(!reloads.is_empty() && reloads.values().all(|count| *count == 0), "a VM was lost: {reloads:?}");
+        let illegal = self.counter("illegal_events").await?;
+        ensure!(illegal == 0, "{illegal} events did not fit:\n{}", self.envoy.log());
+        Ok(())
+    }
+
+    /// One of the filter's counters, such as `sagas_stuck`.
+    ///
+    /// # Errors
+    /// There is none of that name, or Envoy's administration does not answer.
     pub async fn counter(&self, name: &str) -> anyhow::Result<u64> {
         let stats = self.envoy.stats(&format!("^wasmcustom\\.sagabox_{name}$")).await?;
-        Ok(stats.into_values().sum())
+        stats.into_values().next().with_context(|| format!("no counter sagabox_{name}"))
     }
 
     /// What the participants hold of a guest: the roles with a booking that is not cancelled.

@@ -22,7 +22,7 @@ async fn ended(trip: &Trip, guest: &str, answer: &Answer, held: &[&str]) -> Hist
     let history = trip.history(guest).unwrap();
     let broken = history.broken_rules(answer.header("saga-id"), per_try_timeout);
     assert!(broken.is_empty(), "{}answer: {} {}\n{broken:#?}", history.table(), answer.status, answer.text());
-    assert_eq!(trip.counter("illegal_events").await.unwrap(), 0);
+    trip.check_filter_is_well().await.unwrap();
     history
 }
 

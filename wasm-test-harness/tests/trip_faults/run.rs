@@ -68,13 +68,13 @@ pub async fn check(trip: &Trip, outcomes: &[Outcome]) {
     assert!(failed.is_empty(), "{} of {} sagas did not come to what they must\n{report}", failed.len(), outcomes.len());
     let count = |holds: fn(&Expected) -> bool| outcomes.iter().filter(|one| holds(&one.expected)).count() as u64;
     let counters = [
-        ("illegal_events", 0),
         ("sagas_stuck", count(|expected| expected.stuck)),
         ("replies_not_rendered", count(|expected| !expected.reply_renders)),
     ];
     for (name, expected) in counters {
         assert_eq!(trip.counter(name).await.unwrap(), expected, "{name}");
     }
+    trip.check_filter_is_well().await.unwrap();
     trip.check_nothing_applied_twice().unwrap();
 }
 
