@@ -374,7 +374,9 @@ fn json_bytes(value: &Json) -> usize {
         Json::Null | Json::Bool(_) | Json::Number(_) => 0,
         Json::String(text) => text.len(),
         Json::Array(items) => items.iter().map(json_bytes).sum(),
-        Json::Object(members) => members.iter().map(|(name, member)| size_of::<String>() + name.len() + json_bytes(member)).sum(),
+        Json::Object(members) => {
+            members.iter().map(|(name, member)| size_of::<String>() + name.len() + json_bytes(member)).sum()
+        }
     };
     size_of::<Json>() + below
 }

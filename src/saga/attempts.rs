@@ -270,7 +270,14 @@ impl Saga {
         self.back_off(index, CallKind::Compensation, &call.retry, asked, now);
     }
 
-    pub(super) fn back_off(&mut self, index: StepIndex, kind: CallKind, retry: &Retry, asked: Option<Duration>, now: Millis) {
+    pub(super) fn back_off(
+        &mut self,
+        index: StepIndex,
+        kind: CallKind,
+        retry: &Retry,
+        asked: Option<Duration>,
+        now: Millis,
+    ) {
         let stuck = self.stuck.is_some();
         let id = self.id().to_owned();
         let Some(attempts) = self.runtime.get_mut(index).map(|step| step.attempts(kind)) else { return };

@@ -90,7 +90,8 @@ pub fn leave_up(arguments: RunArguments) -> anyhow::Result<()> {
 async fn show_all(arguments: &Arguments) -> anyhow::Result<()> {
     let palette = Palette::of_stdout(arguments.no_color);
     let workers = arguments.workers;
-    let trip = progress("starting Envoy, hotel, flight and car", Trip::start_with(|envoy| envoy.workers(workers))).await?;
+    let trip =
+        progress("starting Envoy, hotel, flight and car", Trip::start_with(|envoy| envoy.workers(workers))).await?;
     println!("\n{FLOW}\nHow to read the pictures:\n\n{}", picture::legend(palette));
 
     let scenarios = Scenario::all();
@@ -108,7 +109,8 @@ async fn show_all(arguments: &Arguments) -> anyhow::Result<()> {
     println!("\n{}", databases::draw_all(&recordings, palette));
     ensure!(wrong == 0, "{}", palette.paint(Paint::Bad, &format!("OUT OF BALANCE: {wrong} findings, see above")));
     let seconds = started.elapsed().as_secs();
-    let verdict = format!("In balance: {count} trips in {seconds} s, each booked as a whole or not at all, nothing twice.");
+    let verdict =
+        format!("In balance: {count} trips in {seconds} s, each booked as a whole or not at all, nothing twice.");
     println!("{}", palette.paint(Paint::Good, &verdict));
     Ok(())
 }

@@ -208,8 +208,7 @@ async fn every_request_that_is_printed_to_be_tried_comes_to_what_it_says() {
     }
     let statuses: Vec<_> = came.iter().map(|(status, saga, _)| (*status, saga.as_deref())).collect();
     let completed = (201, Some("completed"));
-    let expected =
-        [completed, completed, (204, None), (409, Some("compensated")), (200, None), (200, None), completed];
+    let expected = [completed, completed, (204, None), (409, Some("compensated")), (200, None), (200, None), completed];
     assert_eq!(statuses, expected, "{came:?}");
     assert!(came[3].2.contains("flight"), "{}", came[3].2);
     let bookings: serde_json::Value = serde_json::from_str(&came[4].2).unwrap();
