@@ -23,11 +23,11 @@ pub enum Place {
 /// What is percent-encoded in a path: everything but unreserved characters.
 const ENCODED: &AsciiSet = &NON_ALPHANUMERIC.remove(b'-').remove(b'.').remove(b'_').remove(b'~');
 
-/// A text with `${...}`.
 /// Longest path, header value or authority that is rendered, in bytes. Servers answer longer ones 414 or 431: a
 /// compensation that no participant takes would never end, so it is refused before anything is sent.
 const LONGEST_BYTES: usize = 8 * 1024;
 
+/// A text with `${...}`.
 #[derive(Clone, Debug)]
 pub struct Template {
     parts: Vec<Part>,
