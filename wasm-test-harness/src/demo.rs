@@ -28,13 +28,13 @@ use recording::Recording;
 use scenario::Scenario;
 use up::Up;
 
-/// Above it every line of the demo has a dot: that it goes on can be seen.
+/// How often a dot shows that it goes on.
 const DOT_EVERY: Duration = Duration::from_millis(500);
 
 /// What is drawn above all.
-const FLOW: &str = "\
+const FLOW: &str = "
   client ── POST /trips ──► Envoy with Sagabox ──┬──► hotel  ──┐
-                                                 └──► flight ──┴──► car (if wanted)
+                                                 └──► flight ──┴──► car, if wanted
 ";
 
 /// The command line of `make demo`.
@@ -92,7 +92,7 @@ async fn show_all(arguments: &Arguments) -> anyhow::Result<()> {
     let workers = arguments.workers;
     let trip =
         progress("starting Envoy, hotel, flight and car", Trip::start_with(|envoy| envoy.workers(workers))).await?;
-    println!("\n{FLOW}\nHow to read the pictures:\n\n{}", picture::legend(palette));
+    println!("{FLOW}\nHow to read the pictures:\n\n{}", picture::legend(palette));
 
     let scenarios = Scenario::all();
     let (count, started) = (scenarios.len(), Instant::now());
@@ -107,7 +107,7 @@ async fn show_all(arguments: &Arguments) -> anyhow::Result<()> {
     }
     println!("{}", palette.paint(Paint::Bold, "what the databases hold, and what the clients were told"));
     println!("\n{}", databases::draw_all(&recordings, palette));
-    ensure!(wrong == 0, "{}", palette.paint(Paint::Bad, &format!("OUT OF BALANCE: {wrong} findings, see above")));
+    ensure!(wrong == 0, "{}", palette.paint(Paint::Bad, "out of balance: see every ✗ above"));
     let seconds = started.elapsed().as_secs();
     let verdict =
         format!("In balance: {count} trips in {seconds} s, each booked as a whole or not at all, nothing twice.");

@@ -4,7 +4,7 @@
 //! ms      0     1000   2000   3000
 //!         ┼──────┼──────┼──────┼──────
 //! client  ───────────────────────────┤                          409 compensated
-//! hotel   ●▓▓▓▓▓▓▓▓▓▓▓▓?2▓▓▓▓▓✓░░○✓                             cancelled hotel-3
+//! hotel   ●▓▓▓▓▓▓▓▓▓▓▓▓?2▓▓▓▓▓✓░░░○✓                            cancelled hotel-3
 //! ```
 //!
 //! What is drawn is what the participants received, and when.
@@ -28,10 +28,11 @@ const TICK: i64 = 7;
 pub fn legend(palette: Palette) -> String {
     let paint = |paint, text: &str| palette.paint(paint, text);
     format!(
-        "  {} transaction under way    {} the database has it    {} answered: done\n\
-         \x20 {} compensation under way   {} undone there           {} answered: refused\n\
-         \x20 {} attempts after the first, under the same key     {} no answer in time\n\
-         \x20 {} the client waits, and gets its answer ({}: has left)\n",
+        "  {} transaction under way           {} the database has it   {} answered: done\n\
+         \x20 {} compensation under way          {} undone there          {} answered: refused\n\
+         \x20 {} further attempts, under one key                         {} no answer in time\n\
+         \x20 {} the client has its answer       {} the client has left\n\n\
+         \x20 A bar takes two columns or more, however short.\n",
         paint(Paint::Transaction, "▓▓▓"),
         paint(Paint::Transaction, "●"),
         paint(Paint::Good, "✓"),
@@ -79,10 +80,9 @@ fn told(recording: &Recording) -> String {
             let saga_status = saga_status.as_deref().unwrap_or("none");
             let mut told = format!("\nThe client got {status} after {waited} ms, saga-status: {saga_status}\n");
             let text = |name: &str| body.get(name).and_then(|value| value.as_str()).unwrap_or_default();
-            if body.get("reason").is_some() {
-                told.push_str(&format!("  failed_step: {}, reason: {}\n", text("failed_step"), text("reason")));
-            } else {
-                told.push_str(&format!("  {body}\n"));
+            match body.get("reason") {
+                Some(_) => told.push_str(&format!("  reason: {}\n", text("reason"))),
+                None => told.push_str(&format!("  {body}\n")),
             }
             told
         }
@@ -146,7 +146,8 @@ fn draw_spans(spans: &[(&Attempt, i64)], scale: &Scale) -> Line {
         let number = attempt.attempt.filter(|number| *number > 1).and_then(|number| char::from_digit(number, 10));
         let start = scale.column(attempt.received_at_us).max(line.cells.len());
         let after_number = start + usize::from(number.is_some());
-        let shortest = usize::from(attempt.applied_at_us.is_some()).max(usize::from(number.is_none()));
+        // A column of the bar, by which a compensation is told from a transaction.
+        let shortest = usize::from(attempt.applied_at_us.is_some()) + usize::from(number.is_none());
         let mark = scale.column(*over).max(after_number + shortest);
         (start..mark).for_each(|column| line.put(column, bar, paint));
         if let Some(number) = number {

@@ -96,7 +96,7 @@ fn all_well() -> Scenario {
     let guest = "ann";
     Scenario {
         title: "all goes well",
-        story: "Hotel and flight are booked at the same time. The car needs both, and comes after them.",
+        story: "Hotel and flight are booked at the same time. The car needs both: it comes after.",
         request: TripRequest::of(guest).with_car(),
         faults: vec![
             ("hotel", slow(guest, Action::Transaction, 240)),
@@ -112,8 +112,9 @@ fn flight_refused() -> Scenario {
     let guest = "bob";
     Scenario {
         title: "the flight is refused",
-        story: "The hotel is still at it when the flight refuses. What is under way is waited for, then undone.\n\
-                The flight certainly booked nothing, so there is nothing to undo. The car is never asked.",
+        story: "The hotel is still at it when the flight refuses. What is under way is waited\n\
+                for, then undone. The flight has certainly booked nothing: there is nothing to\n\
+                undo. The car is never asked.",
         request: TripRequest::of(guest).with_car(),
         faults: vec![
             ("hotel", slow(guest, Action::Transaction, 240)),
@@ -129,8 +130,9 @@ fn hotel_silent() -> Scenario {
     let guest = "cleo";
     Scenario {
         title: "the hotel books, but does not answer its first three attempts",
-        story: "Three attempts of 2 s, one key: booked once, but Envoy cannot know. So the trip is undone. To cancel, the\n\
-                hotel's booking id is needed: the same request, under the same key, gets it in attempt 4.",
+        story: "Three attempts of 2 s under one key: booked once, but Envoy cannot know. So the\n\
+                trip is undone. To cancel, the id of the booking is needed: attempt 4, under the\n\
+                same key, is made to learn it.",
         request: TripRequest::of(guest),
         faults: vec![
             ("hotel", Fault::new(guest, Action::Transaction, FaultKind::ApplyNoAnswer).attempts(3)),

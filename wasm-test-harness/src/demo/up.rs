@@ -94,7 +94,6 @@ impl Up {
         upstreams.insert("application".to_owned(), serve_application(address).await?);
         let mut envoy = Envoy::from_yaml(serde_yaml_ng::to_string(&yaml)?).workers(workers).keep_ports();
         for (cluster, address) in &upstreams {
-            // The shipped address stays as it is written where it is the one.
             envoy = envoy.upstream(cluster, *address);
         }
         let envoy = envoy.start().await?;
