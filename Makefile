@@ -22,7 +22,7 @@ demo: build ## Books trips on a real Envoy, lets participants refuse and fail, a
 
 .PHONY: test
 test: build ## Runs all tests, those on a real Envoy included
-	@$(FIND_ENVOY) && cargo test --workspace
+	@$(FIND_ENVOY) && cargo test --workspace --no-fail-fast
 
 .PHONY: run
 run: build ## Starts Envoy and the participants, and leaves them up until Ctrl-C
