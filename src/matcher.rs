@@ -147,13 +147,15 @@ fn without_query(path: &str) -> &str {
     path.find(['?', '#']).and_then(|end| path.get(..end)).unwrap_or(path)
 }
 
-/// A host without its port; an IPv6 address keeps its brackets.
+/// A host without its port and the dot of a full name; an IPv6 address keeps its brackets.
 pub(crate) fn without_port(host: &str) -> &str {
     let name_end = match host.find(']') {
         Some(bracket) => bracket.saturating_add(1),
         None => host.find(':').unwrap_or(host.len()),
     };
-    host.get(..name_end).unwrap_or(host)
+    let name = host.get(..name_end).unwrap_or(host);
+    // `hotel.example.com.` is the same host, written in full.
+    name.strip_suffix('.').unwrap_or(name)
 }
 
 impl fmt::Display for Matcher {

@@ -105,8 +105,10 @@ impl RootContext for Root {
     }
 
     fn on_queue_ready(&mut self, queue: u32) {
-        // One wake-up can stand for many messages, and the queue holds an item for each.
-        while matches!(hostcalls::dequeue_shared_queue(queue), Ok(Some(_))) {}
+        // Envoy calls once for each item. What is in it does not matter, and an empty one cannot be told from none.
+        if let Err(status) = hostcalls::dequeue_shared_queue(queue) {
+            log::debug!("an item of queue {queue} was not taken: {status:?}");
+        }
         self.with_worker(|_| {});
     }
 
@@ -175,8 +177,8 @@ impl Worker {
 
     /// The answer that Envoy holds for the callout that has just ended.
     fn callout_result(&self, num_headers: usize, body_size: usize) -> AttemptResult {
-        // A response that was cut short, or is larger than Envoy keeps, has no headers, and asking for them then makes
-        // the SDK panic.
+        // A response that was cut short, timed out after its head, or is larger than Envoy keeps, has no headers. Asking
+        // for a single one then makes the SDK panic.
         if num_headers == 0 {
             return AttemptResult::NoAnswer;
         }

@@ -67,6 +67,7 @@ fn a_host_is_compared_without_port_and_case() {
         ("example.com", "example.com", true),
         ("example.com", "example.com.evil", false),
         ("example.com", "", false),
+        ("example.com", "example.com.:443", true),
         ("[::1]", "[::1]:80", true),
         ("[::1]", "[::1]", true),
         ("[::1]", "[::2]:80", false),

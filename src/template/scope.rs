@@ -90,11 +90,6 @@ impl Scope {
         Scope { request: false, response: true, transaction: false, saga: &[], steps: None, ordered: true }
     }
 
-    /// `start_key`: `request` only, as there is no saga yet.
-    pub fn start_key() -> Scope {
-        Scope { request: true, response: false, transaction: false, saga: &[], steps: None, ordered: true }
-    }
-
     /// A reply: `request`, every step, and of the saga also `status`, `failed_step` and `reason`.
     pub fn reply(all_steps: &[&str]) -> Scope {
         Scope { saga: ENDED_SAGA, ordered: false, ..Scope::condition(all_steps) }

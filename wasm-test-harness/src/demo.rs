@@ -33,8 +33,8 @@ const DOT_EVERY: Duration = Duration::from_millis(500);
 
 /// What is drawn above all.
 const FLOW: &str = "
-  client ── POST /trips ──► Envoy with Sagabox ──┬──► hotel  ──┐
-                                                 └──► flight ──┴──► car, if wanted
+client ── POST /trips ──► Envoy with Sagabox ──┬──► hotel  ──┐
+                                               └──► flight ──┴──► car, if wanted
 ";
 
 /// The command line of `make demo`.

@@ -33,8 +33,9 @@ fn drawn(recording: &Recording) -> String {
         stripped.push_str(text);
         rest = after.split_once('m').expect("the end of a colour").1;
     }
-    let trimmed: Vec<&str> = stripped.lines().chain(rest.lines()).map(str::trim_end).collect();
-    assert_eq!(trimmed, plain.lines().map(str::trim_end).collect::<Vec<_>>());
+    stripped.push_str(rest);
+    let trimmed = |text: &str| text.lines().map(|line| line.trim_end().to_owned()).collect::<Vec<_>>();
+    assert_eq!(trimmed(&stripped), trimmed(&plain));
     for line in plain.lines() {
         assert!(line.chars().count() <= 80, "wider than a terminal: {line}");
     }

@@ -24,7 +24,6 @@ fn a_place_reads_only_what_it_may() {
         &["transaction.request.query", "transaction.key", "saga.reason", "steps.hotel.response.body"],
     );
     check(&Scope::predicate(), &["response.code == 201", "response.headers.a == ''"], &["request.host", "saga.id"]);
-    check(&Scope::start_key(), &["request.headers['x']"], &["saga.id", "steps.a.response.body"]);
     check(
         &Scope::reply(&["hotel"]),
         &["saga.status + saga.failed_step + saga.reason", "steps.hotel.response.headers.location"],

@@ -17,10 +17,10 @@ use crate::trip::STEPS;
 /// Columns of the names at the left.
 const LABEL: usize = 8;
 /// Columns that the time axis takes.
-const AXIS: usize = 48;
+const AXIS: usize = 46;
 /// Columns right of the axis: what is too short to be drawn takes its two or three columns nevertheless, and pushes what
 /// follows to the right.
-const OVERFLOW: usize = 6;
+const OVERFLOW: usize = 5;
 /// Columns of a label of the axis and the space before the next.
 const TICK: i64 = 7;
 

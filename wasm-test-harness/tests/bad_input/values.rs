@@ -2,6 +2,7 @@
 
 use std::time::Duration;
 
+use harness::application::Application;
 use harness::loopback::{self, Client};
 use harness::participant::AttemptFilter;
 use harness::trip::{BodyMode, Trip, TripRequest};
@@ -142,4 +143,41 @@ async fn expressions_and_matches_over_headers_that_are_not_utf_8_trap_nothing() 
     let sent: Value = serde_json::from_str(&attempts[0].body).unwrap();
     assert_eq!(sent["header"], "a\u{fffd},b");
     trap::assert_none(&trip.envoy);
+}
+
+/// One frame of HTTP/2 (RFC 9113, 4.1).
+fn frame(kind: u8, flags: u8, stream: u32, payload: &[u8]) -> Vec<u8> {
+    let length = u32::try_from(payload.len()).unwrap().to_be_bytes();
+    [&length[1..], &[kind, flags], &stream.to_be_bytes(), payload].concat()
+}
+
+/// A field as a literal without indexing (RFC 7541, 6.2.2): any bytes can be its value.
+fn field(name: &str, value: &[u8]) -> Vec<u8> {
+    let length = |bytes: &[u8]| u8::try_from(bytes.len()).ok().filter(|length| *length < 127).unwrap();
+    [&[0, length(name.as_bytes())], name.as_bytes(), &[length(value)], value].concat()
+}
+
+/// HTTP/1.1 refuses such a path, HTTP/2 in Envoy 1.40 does not.
+#[tokio::test]
+async fn a_query_that_is_not_utf_8_carries_no_request_past_its_saga() {
+    let application = Application::start().await.unwrap();
+    let upstream = application.address();
+    let trip = Trip::start_with(|envoy| envoy.workers(1).upstream("application", upstream)).await.unwrap();
+    for mode in BodyMode::ALL {
+        let guest = format!("query-{mode:?}");
+        let head = [
+            field(":method", b"POST"),
+            field(":scheme", b"http"),
+            field(":path", b"/trips?x=\xff"),
+            field(":authority", b"a"),
+        ];
+        let mut bytes = b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n".to_vec();
+        bytes.extend(frame(4, 0, 0, &[]));
+        bytes.extend(frame(1, 4, 1, &head.concat()));
+        bytes.extend(frame(0, 1, 1, TripRequest::of(&guest).body().to_string().as_bytes()));
+        loopback::exchange(trip.address(mode), &bytes, Duration::from_secs(2)).await.unwrap();
+        assert_eq!(trip.held(&guest).unwrap().len(), 2, "{mode:?}: no saga");
+    }
+    assert!(application.requests().is_empty(), "{:?}", application.requests());
+    assert_alive(&trip).await;
 }

@@ -193,17 +193,89 @@ pub fn client_leaves() -> Recording {
 }
 
 /// The page of [`all_well`].
-pub const ALL_WELL: &str = "
-";
+pub const ALL_WELL: &str = r#"
+The story.
+
+ms      0           100         200         300
+        ┼───────────┼───────────┼───────────┼─────────
+client  ─────────────────────────────────────────────┤       201 completed
+hotel   ▓▓▓▓▓▓▓▓▓▓▓▓▓▓▓▓▓▓▓▓▓▓▓▓▓▓▓▓●✓                       booked hotel-1
+flight  ▓▓▓▓▓▓▓▓▓▓▓▓▓▓▓▓▓▓●✓                                 booked flight-1
+car                                  ▓▓▓▓▓▓▓▓▓▓▓▓▓▓●✓        booked car-1
+
+The client got 201 after 370 ms, saga-status: completed
+  {"flight":"flight-1","hotel":"hotel-1"}
+
+        before                          after
+hotel   -                               hotel-1   ann    booked
+flight  -                               flight-1  ann    booked
+car     -                               car-1     ann    booked
+
+✓ in balance: hotel, flight, car stand, once each
+"#;
 
 /// The page of [`flight_refused`].
 pub const FLIGHT_REFUSED: &str = "
+The story.
+
+ms      0           100         200         300
+        ┼───────────┼───────────┼───────────┼─────────
+client  ─────────────────────────────────────────────┤       409 compensated
+hotel   ▓▓▓▓▓▓▓▓▓▓▓▓▓▓▓▓▓▓▓▓▓▓▓▓▓▓▓▓●✓░░░░░░░░░░░░░○✓        cancelled hotel-1
+flight  ▓✗                                                   never booked
+car                                                          never asked
+
+The client got 409 after 370 ms, saga-status: compensated
+  reason: answered 422
+
+        before                          after
+hotel   hotel-0   ann    booked         hotel-0   ann    booked
+        -                               hotel-1   bob    cancelled
+flight  -                               -
+car     -                               -
+
+✓ in balance: nothing of it stands
 ";
 
 /// The page of [`hotel_silent`].
 pub const HOTEL_SILENT: &str = "
+The story.
+
+ms      0            2000         4000         6000
+        ┼────────────┼────────────┼────────────┼──────
+client  ──────────────────────────────────────────────┤      409 compensated
+hotel   ●▓▓▓▓▓▓▓▓▓▓▓▓?2▓▓▓▓▓▓▓▓▓▓▓?3▓▓▓▓▓▓▓▓▓▓▓▓?4✓░○✓       cancelled hotel-1
+flight  ▓●✓                                     ○░✓          cancelled flight-1
+car                                                          not wanted
+
+The client got 409 after 6900 ms, saga-status: compensated
+  reason: answered 504
+
+        before                          after
+hotel   -                               hotel-1   cleo   cancelled
+flight  -                               flight-1  cleo   cancelled
+car     -                               -
+
+✓ in balance: nothing of it stands
 ";
 
 /// The page of [`client_leaves`].
 pub const CLIENT_LEAVES: &str = "
+The story.
+
+ms      0       200      400      600      800      1000
+        ┼───────┼────────┼────────┼────────┼────────┼─
+client  ─────────────────╳                                   left
+hotel   ▓▓▓▓▓▓▓▓▓▓▓▓▓▓▓▓▓▓▓▓▓▓▓▓▓▓▓▓▓▓▓▓▓▓▓▓▓▓▓▓▓▓▓▓●✓       booked hotel-1
+flight  ▓▓▓▓▓▓▓▓●✓                                           booked flight-1
+car                                                          not wanted
+
+The client left after 400 ms and was told nothing.
+
+        before                          after
+hotel   -                               hotel-1   dan    booked
+flight  -                               flight-1  dan    booked
+car     -                               -
+
+✓ in balance: hotel, flight stand, once each
 ";
