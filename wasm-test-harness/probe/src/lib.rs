@@ -1,5 +1,5 @@
 //! A module of small behaviours, by which tests show what Envoy does with a Wasm filter. The plugin's configuration, as
-//! text, is the name of the [`Behaviour`]; what it is to do with a request is in the request's headers `x-probe-*`.
+//! text, is the name of the `Behaviour`; what it is to do with a request is in the request's headers `x-probe-*`.
 
 #![cfg(target_arch = "wasm32")]
 #![allow(clippy::disallowed_methods, reason = "what they do is one of the things to be shown")]
