@@ -24,6 +24,7 @@ use crate::definition::{Call, Definition, Step, StepIndex};
 use crate::facts::ParticipantResponse;
 use crate::template::Facts;
 
+mod answer;
 mod attempts;
 mod backward;
 mod begin;
@@ -38,11 +39,12 @@ mod state;
 #[cfg(test)]
 mod tests;
 
+pub use answer::{Problem, Reply};
 use attempts::Runtime;
 pub use begin::{Begin, BeginRefused};
 pub use call::{CallError, CallId, CallKind, Envelope, OutgoingCall, Request};
 use record::{Change, Progress, RECORD_VERSION, Record, StepProgress};
-pub use reply::{Problem, Reply};
+
 pub use state::{IllegalTransition, SagaState, StepState};
 
 /// Milliseconds since the Unix epoch.

@@ -7,6 +7,7 @@
 use serde::{Deserialize, Serialize};
 use serde_json::{Map, Value as Json};
 
+use super::answer::Reply;
 use super::call::Request;
 use super::state::{IllegalTransition, SagaState, StepState};
 use super::{Millis, SagaId};
@@ -68,7 +69,7 @@ pub enum Change {
         /// `Completed` or `Compensated`.
         state: SagaState,
         /// The answer.
-        reply: super::reply::Reply,
+        reply: Reply,
     },
 }
 
@@ -148,7 +149,7 @@ pub struct Progress {
     /// Set once the saga compensates.
     pub cause: Option<Cause>,
     /// Set once the saga has ended.
-    pub reply: Option<super::reply::Reply>,
+    pub reply: Option<Reply>,
 }
 
 /// The recorded part of a step.

@@ -1,78 +1,12 @@
-//! What the client gets.
+//! What the client gets, and when that is decided.
 
-use serde::{Deserialize, Serialize};
 use serde_json::{Map, Value as Json, json};
 
+use super::answer::{Problem, Reply};
 use super::record::Change;
 use super::{Action, CLIENT_GRACE_MS, Report, Saga, SagaState};
 use crate::definition::ReplyTemplate;
 use crate::template::{Facts, RenderError};
-
-/// An answer to a client.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
-pub struct Reply {
-    /// 200 to 599.
-    pub status: u16,
-    /// Lower-case names.
-    pub headers: Vec<(String, String)>,
-    /// None: no body.
-    pub body: Option<String>,
-}
-
-/// A problem document (RFC 9457).
-#[derive(Clone, Debug, PartialEq)]
-pub struct Problem {
-    /// Status of the answer.
-    pub status: u16,
-    /// Last part of `type`: `urn:sagabox:problem:KIND`.
-    pub kind: &'static str,
-    /// The kind in words, the same for every occurrence.
-    pub title: &'static str,
-    /// What happened this time.
-    pub detail: String,
-    /// Further members.
-    pub members: Map<String, Json>,
-}
-
-impl Problem {
-    /// A problem without further members.
-    pub fn new(status: u16, kind: &'static str, title: &'static str, detail: String) -> Problem {
-        Problem { status, kind, title, detail, members: Map::new() }
-    }
-
-    /// The answer where no saga can be taken now.
-    pub fn overload(detail: &str) -> Reply {
-        let mut reply = Problem::new(503, "overload", "No saga can be taken now", detail.to_owned()).into_reply();
-        reply.headers.push(("retry-after".to_owned(), "1".to_owned()));
-        reply
-    }
-
-    /// The answer that carries the problem.
-    pub fn into_reply(self) -> Reply {
-        let mut document = json!({
-            "type": format!("urn:sagabox:problem:{}", self.kind),
-            "title": self.title,
-            "status": self.status,
-            "detail": self.detail,
-        });
-        if let Some(document) = document.as_object_mut() {
-            document.extend(self.members);
-        }
-        let headers = vec![("content-type".to_owned(), "application/problem+json".to_owned())];
-        Reply { status: self.status, headers, body: Some(document.to_string()) }
-    }
-}
-
-impl Reply {
-    /// Removes a body from an answer that must have none: to a proxy, one after 204 or 304 is the next answer.
-    fn without_forbidden_body(mut self) -> Reply {
-        if matches!(self.status, 204 | 205 | 304) {
-            self.body = None;
-            self.headers.retain(|(name, _)| name != "content-type");
-        }
-        self
-    }
-}
 
 impl Saga {
     /// Decides how the saga ended, and with it what the client gets.

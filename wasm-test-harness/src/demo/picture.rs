@@ -20,7 +20,7 @@ const LABEL: usize = 8;
 const AXIS: usize = 46;
 /// Columns right of the axis: what is too short to be drawn takes its two or three columns nevertheless, and pushes what
 /// follows to the right.
-const OVERFLOW: usize = 5;
+const OVERFLOW: usize = 6;
 /// Columns of a label of the axis and the space before the next.
 const TICK: i64 = 7;
 
