@@ -91,6 +91,7 @@ pub struct Envoy {
     workers: u32,
     log_level: String,
     component_log_levels: String,
+    drain_s: u32,
     keeps_ports: bool,
     edits: Vec<Edit>,
 }
@@ -118,6 +119,7 @@ impl Envoy {
             workers: 2,
             log_level: "info".to_owned(),
             component_log_levels: "wasm:info".to_owned(),
+            drain_s: 600,
             keeps_ports: false,
             edits: Vec::new(),
         }
@@ -132,6 +134,12 @@ impl Envoy {
     /// The number of worker threads, each with a virtual machine of its own; 2 unless told.
     pub fn workers(mut self, workers: u32) -> Self {
         self.workers = workers;
+        self
+    }
+
+    /// Seconds that a listener which is replaced has for its connections; 600 unless told, as in Envoy.
+    pub fn drain_time_s(mut self, seconds: u32) -> Self {
+        self.drain_s = seconds;
         self
     }
 
@@ -210,6 +218,8 @@ impl Envoy {
             self.log_level,
             "--component-log-level".to_owned(),
             self.component_log_levels,
+            "--drain-time-s".to_owned(),
+            self.drain_s.to_string(),
         ];
         running::start(&binary, &yaml, &arguments, START_TIMEOUT).await
     }

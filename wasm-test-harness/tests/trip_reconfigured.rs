@@ -1,0 +1,94 @@
+//! A new configuration while a saga is under way.
+
+use std::path::{Path, PathBuf};
+use std::sync::{Arc, Mutex};
+use std::time::{Duration, Instant};
+
+use harness::participant::{Action, Fault, FaultKind};
+use harness::trip::{Downstream, STEPS, Trip, TripRequest, saga_definition};
+use serde_yaml_ng::Value as Yaml;
+
+/// The listener of the trip, in a file that Envoy watches (LDS).
+struct Listeners {
+    directory: tempfile::TempDir,
+    listener: Arc<Mutex<Yaml>>,
+}
+
+impl Listeners {
+    fn new() -> Listeners {
+        let directory = tempfile::tempdir().expect("a directory");
+        Listeners { directory, listener: Arc::new(Mutex::new(Yaml::Null)) }
+    }
+
+    fn path(&self) -> PathBuf {
+        self.directory.path().join("listeners.yaml")
+    }
+
+    /// Moves the first listener of a configuration into the file.
+    fn take_from(&self) -> impl FnOnce(&mut Yaml) + Send + 'static {
+        let (path, kept) = (self.path(), Arc::clone(&self.listener));
+        move |yaml| {
+            let mut listener = yaml["static_resources"]["listeners"][0].clone();
+            listener["address"]["socket_address"]["port_value"] = 0.into();
+            listener["@type"] = "type.googleapis.com/envoy.config.listener.v3.Listener".into();
+            write(&path, &listener);
+            *kept.lock().expect("unbroken") = listener;
+            let directory = path.parent().expect("a directory");
+            let source = format!(
+                "{{lds_config: {{resource_api_version: V3, path_config_source: {{path: {path:?}, watched_directory: \
+                 {{path: {directory:?}}}}}}}}}"
+            );
+            yaml["static_resources"]["listeners"].as_sequence_mut().expect("listeners").remove(0);
+            yaml["dynamic_resources"] = serde_yaml_ng::from_str(&source).expect("YAML");
+            yaml["node"] = serde_yaml_ng::from_str("{id: trip, cluster: trip}").expect("YAML");
+        }
+    }
+
+    /// Gives the trip's reply another status.
+    fn answer_with(&self, status: u16) {
+        let listener = self.listener.lock().expect("unbroken").clone();
+        let mut configuration: Yaml = serde_yaml_ng::from_str("{static_resources: {}}").expect("YAML");
+        configuration["static_resources"]["listeners"] = Yaml::Sequence(vec![listener]);
+        saga_definition(&mut configuration)["reply"]["completed"]["status"] = status.into();
+        write(&self.path(), &configuration["static_resources"]["listeners"][0]);
+    }
+}
+
+/// Puts a file in its place at once: Envoy reads it as soon as it is there.
+fn write(path: &Path, listener: &Yaml) {
+    let resources = Yaml::Mapping([("resources".into(), Yaml::Sequence(vec![listener.clone()]))].into_iter().collect());
+    let beside = path.with_extension("new");
+    std::fs::write(&beside, serde_yaml_ng::to_string(&resources).expect("YAML")).expect("written");
+    std::fs::rename(&beside, path).expect("moved");
+}
+
+/// The old configuration's root stays, with its callouts and its timers, until its last saga has ended.
+#[tokio::test]
+async fn a_saga_ends_under_the_configuration_with_which_it_began_and_outlives_its_listener() {
+    let listeners = Listeners::new();
+    let trip = Trip::start_with(|envoy| envoy.workers(1).drain_time_s(1).edit(listeners.take_from())).await.unwrap();
+    let slow = |guest, ms| Fault::new(guest, Action::Transaction, FaultKind::Delay).delay(Duration::from_millis(ms));
+    trip.hotel.set_fault(slow("ann", 1_700)).unwrap();
+    trip.car.set_fault(slow("ann", 2_000)).unwrap();
+    let under_way = trip.begin(&TripRequest::of("ann").with_car(), Downstream::PLAIN).unwrap();
+    tokio::time::sleep(Duration::from_millis(200)).await;
+
+    listeners.answer_with(202);
+    let started = Instant::now();
+    for number in 0.. {
+        let answer = trip.book(&TripRequest::of(format!("new-{number}"))).await.unwrap();
+        if answer.status == 202 {
+            break;
+        }
+        assert!(started.elapsed() < Duration::from_secs(5), "the new configuration is not used");
+        tokio::time::sleep(Duration::from_millis(50)).await;
+    }
+    assert!(trip.held("ann").unwrap().len() < STEPS.len(), "the saga was to be under way still");
+
+    trip.wait_until_held("ann", &STEPS, Duration::from_secs(15)).await.unwrap();
+    // Its client was cut off with the old listener.
+    assert!(under_way.answer().await.is_err(), "the listener was to end before its saga");
+    trip.check_nothing_applied_twice().unwrap();
+    assert_eq!(trip.book(&TripRequest::of("bob")).await.unwrap().status, 202);
+    trip.check_filter_is_well().await.unwrap();
+}
