@@ -92,6 +92,8 @@ fn classify_answer(call: &Call, response: &ParticipantResponse, success_anyway: 
     }
     let asked = response.headers.iter().find(|(name, _)| name.eq_ignore_ascii_case("retry-after"));
     let asked = asked.and_then(|(_, value)| retry_after(&String::from_utf8_lossy(value), now));
+    // A proxy on the way answers 503 as well; only one that says when to come back is taken for a participant that did
+    // nothing. A `retry-after` that is neither seconds nor a date says nothing.
     if code == 429 || (code == 503 && asked.is_some()) {
         return Outcome::NotDone { reason: format!("answered {code}"), retry_after: asked, sent: Sent::Yes };
     }
