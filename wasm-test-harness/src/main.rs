@@ -1,5 +1,7 @@
 //! The command line of the harness: participants, the checker of configurations, the demo.
 
+use std::process::ExitCode;
+
 use clap::{Parser, Subcommand};
 
 #[derive(Parser)]
@@ -25,8 +27,19 @@ enum Command {
     Run(harness::demo::RunArguments),
 }
 
-fn main() -> anyhow::Result<()> {
-    match Cli::parse().command {
+fn main() -> ExitCode {
+    match run(Cli::parse().command) {
+        Ok(()) => ExitCode::SUCCESS,
+        // In one line: what went wrong is a user's file or machine, and no backtrace helps with those.
+        Err(error) => {
+            eprintln!("error: {error:#}");
+            ExitCode::FAILURE
+        }
+    }
+}
+
+fn run(command: Command) -> anyhow::Result<()> {
+    match command {
         Command::Participant(arguments) => harness::participant::run(arguments),
         Command::Check(arguments) => harness::check::run(arguments),
         Command::Draw(arguments) => harness::draw::run(arguments),
