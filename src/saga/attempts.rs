@@ -50,16 +50,14 @@ pub(super) enum Activity {
     AwaitingRecord(u64),
     /// An attempt is under way.
     InFlight,
-    /// The next attempt is due then.
-    BackingOff(Millis),
+    /// To be sent as soon as [`Attempts::not_before`] has passed.
+    BackingOff,
 }
 
 impl Runtime {
     pub(super) fn next_due(&self) -> Option<Millis> {
-        [&self.transaction, &self.compensation].into_iter().find_map(|attempts| match attempts.activity {
-            Activity::BackingOff(until) => Some(until),
-            _ => None,
-        })
+        let mut calls = [&self.transaction, &self.compensation].into_iter();
+        calls.find(|attempts| attempts.activity == Activity::BackingOff).map(|attempts| attempts.not_before)
     }
 
     /// True where a call can be sent only after the record of that sequence.
@@ -84,9 +82,9 @@ impl Saga {
                 let durable = self.durable;
                 let Some(attempts) = self.runtime.get_mut(index).map(|step| step.attempts(kind)) else { continue };
                 if matches!(attempts.activity, Activity::AwaitingRecord(sequence) if sequence <= durable) {
-                    attempts.activity = Activity::BackingOff(attempts.not_before);
+                    attempts.activity = Activity::BackingOff;
                 }
-                if matches!(attempts.activity, Activity::BackingOff(until) if until <= now) {
+                if attempts.activity == Activity::BackingOff && attempts.not_before <= now {
                     self.send(index, kind);
                 }
             }
@@ -289,7 +287,7 @@ impl Saga {
             back_off_asked(retry, drawn, asked)
         };
         attempts.not_before = now.saturating_add(wait);
-        attempts.activity = Activity::BackingOff(attempts.not_before);
+        attempts.activity = Activity::BackingOff;
     }
 
     pub(super) fn mark_stuck(&mut self, reason: String) {

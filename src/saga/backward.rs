@@ -34,7 +34,7 @@ impl Saga {
     /// record, settles as what its attempts came to.
     fn settle_what_is_not_under_way(&mut self, index: StepIndex) {
         let Some(runtime) = self.runtime.get(index) else { return };
-        let waits = matches!(runtime.transaction.activity, Activity::AwaitingRecord(_) | Activity::BackingOff(_));
+        let waits = matches!(runtime.transaction.activity, Activity::AwaitingRecord(_) | Activity::BackingOff);
         if !waits || runtime.resolving {
             return;
         }
