@@ -10,6 +10,8 @@
 //! | [`draw`] | draws the sagas of a configuration: Mermaid and text |
 //! | [`trip`] | the shipped trip, up and running |
 //! | [`demo`] | `make demo` and `make run` |
+//! | [`simulator`] | the compiled filter under every fault, in virtual time, from one seed |
+//! | [`simulate`] | `make simulate` |
 
 pub mod application;
 pub mod check;
@@ -18,4 +20,6 @@ pub mod draw;
 pub mod envoy;
 pub mod loopback;
 pub mod participant;
+pub mod simulate;
+pub mod simulator;
 pub mod trip;

@@ -25,6 +25,8 @@ enum Command {
     Demo(harness::demo::Arguments),
     /// Starts Envoy and the participants, and leaves them up.
     Run(harness::demo::RunArguments),
+    /// Runs the filter under random faults, in virtual time, and checks what comes of it.
+    Simulate(harness::simulate::Arguments),
 }
 
 fn main() -> ExitCode {
@@ -46,5 +48,6 @@ fn run(command: Command) -> anyhow::Result<()> {
         Command::Schema => harness::check::print_schema(),
         Command::Demo(arguments) => harness::demo::run(arguments),
         Command::Run(arguments) => harness::demo::leave_up(arguments),
+        Command::Simulate(arguments) => harness::simulate::run(&arguments),
     }
 }

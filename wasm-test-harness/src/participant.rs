@@ -38,10 +38,9 @@ use tokio::task::JoinHandle;
 
 pub use attempt::{Attempt, AttemptFilter};
 pub use balance::{Balance, SagaBalance};
-pub use fault::{Action, Fault, FaultKind};
+pub use fault::{Action, Fault, FaultKind, Faults};
 pub use ledger::{Booking, BookingState};
 
-use fault::Faults;
 use ledger::Ledger;
 use routes::Service;
 

@@ -60,7 +60,7 @@ pub enum FaultKind {
 
 impl FaultKind {
     /// Whether it also shows where what was asked cannot be granted. The others only change the answer to what was.
-    pub(super) fn shows_on_a_refusal(self) -> bool {
+    pub(crate) fn shows_on_a_refusal(self) -> bool {
         matches!(self, Self::ApplyNoAnswer | Self::Hang | Self::Reset | Self::Truncate | Self::Error500 | Self::Delay)
     }
 
@@ -167,7 +167,7 @@ impl Fault {
     }
 
     /// Whether what was asked is done before the fault shows.
-    pub(super) fn does_it(&self) -> bool {
+    pub(crate) fn does_it(&self) -> bool {
         self.applies.unwrap_or(self.fault.applies().0)
     }
 
@@ -188,12 +188,16 @@ impl Fault {
 
 /// The faults that have not acted yet.
 #[derive(Debug, Default)]
-pub(super) struct Faults {
+pub struct Faults {
     waiting: Mutex<BTreeMap<(String, Action), VecDeque<Fault>>>,
 }
 
 impl Faults {
-    pub(super) fn add(&self, fault: Fault) -> anyhow::Result<()> {
+    /// Orders a fault, behind those ordered before.
+    ///
+    /// # Errors
+    /// It contradicts itself.
+    pub fn add(&self, fault: Fault) -> anyhow::Result<()> {
         fault.check()?;
         let key = (fault.guest.clone(), fault.action);
         self.waiting.lock().expect("no holder panics").entry(key).or_default().push_back(fault);
@@ -201,7 +205,7 @@ impl Faults {
     }
 
     /// The fault that acts on this request, counted down.
-    pub(super) fn take(&self, guest: &str, action: Action) -> Option<Fault> {
+    pub(crate) fn take(&self, guest: &str, action: Action) -> Option<Fault> {
         let mut waiting = self.waiting.lock().expect("no holder panics");
         let key = (guest.to_owned(), action);
         let queue = waiting.get_mut(&key)?;

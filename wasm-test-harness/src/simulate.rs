@@ -1,0 +1,89 @@
+//! The command `simulate`: runs seeds of the simulator, and shows what went wrong in those that failed.
+
+use std::path::PathBuf;
+
+use anyhow::bail;
+
+use crate::envoy::default_wasm;
+use crate::simulator::campaign::{self, Until, run_seed};
+use crate::simulator::filter::Filter;
+
+/// Failing seeds that are named.
+const NAMED: usize = 20;
+
+/// The command line of the simulator.
+#[derive(clap::Args, Debug, Clone)]
+pub struct Arguments {
+    /// How many seeds to run.
+    #[arg(long, default_value_t = 2_000)]
+    pub seeds: u64,
+    /// The first of them: a long run can be done in pieces.
+    #[arg(long, default_value_t = 0)]
+    pub from: u64,
+    /// Runs this one seed, and shows all that happened in it.
+    #[arg(long)]
+    pub seed: Option<u64>,
+    /// Rates that overrule what the seeds draw, such as `request_lost=0.2,trap=0` or `all=0`.
+    #[arg(long, default_value = "")]
+    pub faults: String,
+    /// The filter; without it, the one that `make build` builds.
+    #[arg(long)]
+    pub wasm: Option<PathBuf>,
+    /// The planted fault that the filter is to have, if it was built with them.
+    #[arg(long)]
+    pub planted: Option<String>,
+    /// Runs the crate itself instead of the compiled filter.
+    #[arg(long)]
+    pub native: bool,
+    /// Stops at the first failure.
+    #[arg(long)]
+    pub stop: bool,
+    /// Shows also what the filter logs.
+    #[arg(long)]
+    pub log: bool,
+}
+
+/// Runs what the command line says.
+///
+/// # Errors
+/// A seed fails, or the filter cannot be loaded.
+pub fn run(arguments: &Arguments) -> anyhow::Result<()> {
+    let filter = filter(arguments)?;
+    if let Some(seed) = arguments.seed {
+        let report = run_seed(&filter, seed, &arguments.faults)?;
+        print!("{}", report.show(arguments.log));
+        if !report.violations.is_empty() {
+            bail!("seed {seed} fails");
+        }
+        return Ok(());
+    }
+    let threads = std::thread::available_parallelism().map_or(1, usize::from);
+    let until = if arguments.stop { Until::AFailure } else { Until::TheEnd };
+    let campaign = campaign::run(&filter, arguments.from, arguments.seeds, &arguments.faults, threads, until)?;
+    println!("{campaign}");
+    for (seed, what) in campaign.failed.iter().take(NAMED) {
+        println!("  seed {seed}: {what}");
+    }
+    if let Some(seed) = campaign.failed.keys().next() {
+        let faults = &arguments.faults;
+        let faults = if faults.is_empty() { String::new() } else { format!(" FAULTS={faults}") };
+        bail!("to see what happened: make simulate SEED={seed}{faults}");
+    }
+    println!("to go on: make simulate FROM={} SEEDS={}", arguments.from + arguments.seeds, arguments.seeds);
+    Ok(())
+}
+
+fn filter(arguments: &Arguments) -> anyhow::Result<Filter> {
+    if arguments.native {
+        return Ok(Filter::Native);
+    }
+    let path = match &arguments.wasm {
+        Some(path) => path.clone(),
+        None => default_wasm()?,
+    };
+    let filter = Filter::load(&path)?;
+    Ok(match &arguments.planted {
+        Some(fault) => filter.with_environment("SAGABOX_PLANTED_FAULT", fault),
+        None => filter,
+    })
+}

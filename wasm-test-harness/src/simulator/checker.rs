@@ -1,0 +1,82 @@
+//! What must hold of every run, told by the configuration and by what could be seen from outside.
+//!
+//! - Every saga: all transactions applied and none compensated, or every applied transaction compensated after it.
+//! - What a client was told agrees with that, and is told once; none that stays waits longer than its saga may take.
+//! - No compensation overtakes an attempt, comes before those of the steps after, or undoes what was certainly not done.
+//! - No transaction is sent before those that come before it, after the deadline, too often, or once it is being undone.
+//! - In the end nothing is left: no saga, no timer, no shared data.
+//!
+//! Sagas of a VM that has trapped, was killed or was thrown away need not end: they lived in its memory. What was sent
+//! for them is checked all the same.
+
+mod calls;
+mod ends;
+mod view;
+
+use super::history::{Happening, Told};
+use super::model::Configuration;
+use super::plan::Plan;
+use super::world::Outcome;
+
+use self::view::View;
+
+/// A rule that did not hold: when (nanoseconds), and what in words.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Violation {
+    /// When it showed.
+    pub at: u64,
+    /// What was wrong.
+    pub what: String,
+}
+
+/// How the sagas of a run ended.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub struct Tally {
+    /// Every transaction applied.
+    pub completed: u64,
+    /// Everything undone.
+    pub compensated: u64,
+    /// Lost with their VM before they had ended.
+    pub lost: u64,
+}
+
+/// Checks a run: gives what did not hold, and how its sagas ended.
+pub fn check(plan: &Plan, outcome: &Outcome) -> (Vec<Violation>, Tally) {
+    let configurations: anyhow::Result<Vec<_>> = plan.configurations.iter().map(Configuration::read).collect();
+    let configurations = match configurations {
+        Ok(configurations) => configurations,
+        Err(error) => {
+            let what = format!("the checker does not understand a configuration: {error:#}");
+            return (vec![Violation { at: 0, what }], Tally::default());
+        }
+    };
+    let mut view = View::new(plan, &configurations, &outcome.history);
+    for (at, happening) in &outcome.history.happenings {
+        view.now = *at;
+        match happening {
+            Happening::Called(call) => view.called(*call),
+            Happening::CallRefused(call, _) => view.call_refused(*call),
+            Happening::Ended(call, ended) => view.ended(*call, ended),
+            Happening::Dealt { call, deed, .. } => view.dealt(*call, *deed),
+            Happening::Told(stream, told) => view.told(*stream, told),
+            Happening::Left(stream) => view.left(*stream),
+            Happening::VmGone(vm, why) => view.vm_gone(*vm, why),
+            Happening::Trapped(_, why) if !why.contains("as was ordered") => view.wrong(format!("a VM trapped: {why}")),
+            Happening::VmStarted(_, _, false) => view.wrong("a configuration was refused".to_owned()),
+            Happening::Logged(_, level, text) if *level >= LOG_ERROR => view.wrong(format!("the filter says: {text}")),
+            _ => {}
+        }
+    }
+    view.now = outcome.took;
+    let tally = view.end(outcome);
+    (view.violations, tally)
+}
+
+/// By the ABI: an error, or worse.
+const LOG_ERROR: u32 = 4;
+
+/// An answer that tells the end of a saga, or that it goes on: its status and its saga.
+fn of_saga(told: &Told) -> Option<(&str, &str)> {
+    let Told::Answer { headers, .. } = told else { return None };
+    Some((super::host::text(headers, "saga-status")?, super::host::text(headers, "saga-id")?))
+}

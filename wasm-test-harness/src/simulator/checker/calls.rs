@@ -1,0 +1,224 @@
+//! Rules for what leaves a proxy.
+
+use serde_json::Value as Json;
+
+use super::view::{Came, Half, SLACK, SagaView, StepView, View};
+use crate::simulator::history::{CallId, CallRecord};
+use crate::simulator::host::Nanos;
+use crate::simulator::model::StepModel;
+use crate::simulator::plan::MS;
+
+impl<'a> View<'a> {
+    pub(super) fn called(&mut self, call: CallId) {
+        let record = &self.history.calls[call];
+        if let Err(what) = self.check_call(call, record) {
+            let name = self.history.name(call);
+            self.wrong(format!("{name}: {what}"));
+        }
+        let now = self.now;
+        if let Some(half) = self.half(record) {
+            half.first_tried_at.get_or_insert(now);
+            half.attempts.push((call, Came::NotYet));
+        }
+    }
+
+    /// A call that its proxy has refused was tried, and is no attempt.
+    pub(super) fn call_refused(&mut self, call: CallId) {
+        let record = &self.history.calls[call];
+        if let Err(what) = self.know(record) {
+            self.wrong(what);
+        }
+        let now = self.now;
+        if let Some(half) = self.half(record) {
+            half.first_tried_at.get_or_insert(now);
+            half.last_ended_at = now;
+        }
+    }
+
+    fn check_call(&mut self, call: CallId, record: &'a CallRecord) -> Result<(), String> {
+        self.know(record)?;
+        let saga = self.sagas.get(record.header("saga-id")).ok_or("of no saga")?;
+        let step = saga.model.step(record.header("saga-step")).ok_or("of no step of its saga")?;
+        check_headers(saga, step, record)?;
+        let view = saga.step(&step.name);
+        let half = if record.is_compensation() { &view.compensation } else { &view.transaction };
+        self.check_attempt(saga, step, half, record)?;
+        if record.is_compensation() {
+            check_compensation(saga, step, &view)
+        } else {
+            self.check_transaction(saga, step, &view, call)
+        }
+    }
+
+    /// Enters the saga of a call on its first.
+    fn know(&mut self, record: &'a CallRecord) -> Result<(), String> {
+        let id = record.header("saga-id");
+        if self.sagas.contains_key(id) {
+            return Ok(());
+        }
+        let request_id = record.header("x-request-id");
+        let stream = self.stream_of_request(request_id).ok_or("the request id is of no request")?;
+        let model = self.model_of(stream).ok_or("its request begins no saga")?;
+        if let Some(other) = self.saga_of.insert(record.header("x-request-id"), id.to_owned()) {
+            return Err(format!("its request has already begun the saga {other}"));
+        }
+        let client = &self.plan.clients[self.history.streams[stream].client];
+        let saga = SagaView {
+            model,
+            body: serde_json::from_slice(&client.body).unwrap_or(Json::Null),
+            vm: record.vm,
+            began_at: record.at,
+            steps: model.steps.iter().map(|step| (step.name.as_str(), StepView::default())).collect(),
+            told: None,
+        };
+        self.sagas.insert(id.to_owned(), saga);
+        Ok(())
+    }
+
+    fn check_attempt(
+        &self,
+        saga: &SagaView<'_>,
+        step: &StepModel,
+        half: &Half,
+        record: &CallRecord,
+    ) -> Result<(), String> {
+        if record.vm != saga.vm {
+            return Err("sent by a VM that has not begun the saga".to_owned());
+        }
+        let number = half.attempts.len() + 1;
+        if record.header("saga-attempt") != number.to_string() {
+            return Err(format!("is attempt {number}"));
+        }
+        if half.came(Came::NotYet) {
+            return Err("another attempt is under way".to_owned());
+        }
+        let call = if record.is_compensation() { step.compensation.as_ref() } else { Some(&step.transaction) };
+        let longest = call.map_or(0, |call| call.max_interval_ms()) * MS;
+        let late = half.last_ended_at + longest + SLACK + self.frozen(record.vm.0);
+        if half.last_ended_at > 0 && self.now > late && number > 1 {
+            return Err(format!("comes {} ms after the attempt before", (self.now - half.last_ended_at) / MS));
+        }
+        Ok(())
+    }
+
+    fn check_transaction(
+        &self,
+        saga: &SagaView<'_>,
+        step: &StepModel,
+        view: &StepView,
+        call: CallId,
+    ) -> Result<(), String> {
+        let half = &view.transaction;
+        if !view.compensation.attempts.is_empty() {
+            return Err("its compensation has been sent before".to_owned());
+        }
+        if saga.skips(step) {
+            return Err("its condition is false".to_owned());
+        }
+        for before in step.after.iter().filter_map(|name| saga.model.step(name)) {
+            let settled = saga.step(&before.name).transaction.last() == Some(Came::Success);
+            if !settled && !saga.skips(before) {
+                return Err(format!("{} has not succeeded", before.name));
+            }
+        }
+        if half.came(Came::Success) && self.answers_are_readable() {
+            return Err("it has succeeded before".to_owned());
+        }
+        let resolving = step.needs_answer() && (half.came(Came::Unknown) || half.came(Came::Success));
+        if resolving {
+            return Ok(());
+        }
+        if half.came(Came::Refusal) {
+            return Err("it was refused before".to_owned());
+        }
+        if saga.has_failed() {
+            return Err("the saga is being compensated".to_owned());
+        }
+        if half.attempts.len() >= step.max_attempts() as usize {
+            return Err(format!("{} attempts are allowed", step.max_attempts()));
+        }
+        let deadline = saga.began_at + saga.model.deadline_ms() * MS;
+        // The filter counts whole milliseconds.
+        if self.history.calls[call].at > deadline + MS {
+            return Err("the deadline has passed".to_owned());
+        }
+        Ok(())
+    }
+
+    /// A success that cannot be read is none where the compensation needs it.
+    fn answers_are_readable(&self) -> bool {
+        self.plan.faults.answer_unreadable == 0.0 && self.plan.orders.is_empty()
+    }
+}
+
+fn check_headers(saga: &SagaView<'_>, step: &StepModel, record: &CallRecord) -> Result<(), String> {
+    let (half, call) = match &step.compensation {
+        Some(compensation) if record.is_compensation() => ("c", compensation),
+        None if record.is_compensation() => return Err("there is nothing to undo it".to_owned()),
+        _ => ("t", &step.transaction),
+    };
+    let cluster = call.cluster.as_ref().or(step.transaction.cluster.as_ref());
+    let key = format!("{}.{}.{half}", record.header("saga-id"), step.name);
+    let action = if half == "c" { "compensation" } else { "transaction" };
+    let expected = [
+        ("saga-name", saga.model.name.as_str()),
+        ("saga-action", action),
+        ("saga-epoch", "1"),
+        ("idempotency-key", key.as_str()),
+    ];
+    for (header, expected) in expected {
+        if record.header(header) != expected {
+            return Err(format!("{header} is {:?}, expected {expected:?}", record.header(header)));
+        }
+    }
+    if Some(&record.callout.cluster) != cluster {
+        return Err(format!("goes to {:?}, expected {cluster:?}", record.callout.cluster));
+    }
+    if half == "t" {
+        let body: Json = serde_json::from_slice(&record.callout.body).unwrap_or(Json::Null);
+        if body["guest"] != saga.body["guest"] {
+            return Err(format!("is for the guest {}, expected {}", body["guest"], saga.body["guest"]));
+        }
+    }
+    Ok(())
+}
+
+fn check_compensation(saga: &SagaView<'_>, step: &StepModel, view: &StepView) -> Result<(), String> {
+    if view.transaction.came(Came::NotYet) {
+        return Err("an attempt of its transaction is under way".to_owned());
+    }
+    if !view.may_be_done(step) {
+        return Err("its transaction was certainly not done".to_owned());
+    }
+    if step.needs_answer() && !view.transaction.came(Came::Success) {
+        return Err("its transaction has not answered what it needs".to_owned());
+    }
+    if view.is_undone() {
+        return Err("it has succeeded before".to_owned());
+    }
+    if saga.told == Some("completed") {
+        return Err("its client was told that the saga has completed".to_owned());
+    }
+    for name in saga.model.successors(&step.name) {
+        let Some(after) = saga.model.step(name) else { continue };
+        let view = saga.step(name);
+        if view.transaction.came(Came::NotYet) {
+            return Err(format!("{name}, which comes after it, is under way"));
+        }
+        if after.compensation.is_some() && view.may_be_done(after) && !view.is_undone() {
+            return Err(format!("{name}, which comes after it, is not undone"));
+        }
+    }
+    Ok(())
+}
+
+/// The steps that need not wait for any other are tried at once.
+pub(super) fn first_steps_are_tried_together(saga: &SagaView<'_>) -> Result<(), String> {
+    let began: Nanos = saga.began_at;
+    for step in saga.model.steps.iter().filter(|step| step.after.is_empty() && !saga.skips(step)) {
+        if saga.step(&step.name).transaction.first_tried_at != Some(began) {
+            return Err(format!("{} waits for nothing, and was not sent at the begin", step.name));
+        }
+    }
+    Ok(())
+}

@@ -1,0 +1,210 @@
+//! What the checker knows of a run at some time of it.
+
+use std::collections::{BTreeMap, BTreeSet};
+
+use serde_json::Value as Json;
+
+use super::Violation;
+use crate::simulator::history::{CallId, CallRecord, Deed, Ended, History, StreamId, Told, VmId};
+use crate::simulator::host::Nanos;
+use crate::simulator::model::{Configuration, SagaModel, StepModel};
+use crate::simulator::plan::{MS, Plan, Trouble};
+
+/// What an attempt came to, as far as its sender could know.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Came {
+    /// It is under way.
+    NotYet,
+    /// A success.
+    Success,
+    /// A definite refusal.
+    Refusal,
+    /// Not now: it was not done.
+    NotNow,
+    /// Nobody knows.
+    Unknown,
+}
+
+/// The attempts of one half of a step.
+#[derive(Debug, Clone, Default)]
+pub(super) struct Half {
+    pub(super) attempts: Vec<(CallId, Came)>,
+    pub(super) first_tried_at: Option<Nanos>,
+    pub(super) last_ended_at: Nanos,
+}
+
+impl Half {
+    pub(super) fn came(&self, came: Came) -> bool {
+        self.attempts.iter().any(|(_, other)| *other == came)
+    }
+
+    pub(super) fn last(&self) -> Option<Came> {
+        self.attempts.last().map(|(_, came)| *came)
+    }
+}
+
+/// One step of a saga.
+#[derive(Debug, Clone, Default)]
+pub(super) struct StepView {
+    pub(super) transaction: Half,
+    pub(super) compensation: Half,
+    pub(super) applied: u32,
+}
+
+impl StepView {
+    /// Whether there is, or may be, something to undo.
+    pub(super) fn may_be_done(&self, model: &StepModel) -> bool {
+        let transaction = &self.transaction;
+        let resolved = model.needs_answer() && transaction.last() == Some(Came::Refusal);
+        (transaction.came(Came::Success) || transaction.came(Came::Unknown)) && !resolved
+    }
+
+    pub(super) fn is_undone(&self) -> bool {
+        self.compensation.last() == Some(Came::Success)
+    }
+}
+
+/// One saga, from its first call on.
+#[derive(Debug, Clone)]
+pub(super) struct SagaView<'a> {
+    pub(super) model: &'a SagaModel,
+    pub(super) body: Json,
+    pub(super) vm: VmId,
+    pub(super) began_at: Nanos,
+    pub(super) steps: BTreeMap<&'a str, StepView>,
+    /// The end that a client was told.
+    pub(super) told: Option<&'static str>,
+}
+
+impl SagaView<'_> {
+    pub(super) fn skips(&self, step: &StepModel) -> bool {
+        step.is_skipped(&self.body)
+    }
+
+    pub(super) fn step(&self, name: &str) -> StepView {
+        self.steps.get(name).cloned().unwrap_or_default()
+    }
+
+    pub(super) fn any_compensation(&self) -> bool {
+        self.steps.values().any(|step| !step.compensation.attempts.is_empty())
+    }
+
+    /// Some step can never succeed any more: no new transaction may be sent.
+    pub(super) fn has_failed(&self) -> bool {
+        let refused = |step: &StepView| step.transaction.came(Came::Refusal) && !step.transaction.came(Came::Unknown);
+        self.steps.values().any(refused) || self.any_compensation()
+    }
+}
+
+/// See the module's text.
+pub(super) struct View<'a> {
+    pub(super) plan: &'a Plan,
+    pub(super) history: &'a History,
+    configurations: &'a [Configuration],
+    pub(super) now: Nanos,
+    /// By id.
+    pub(super) sagas: BTreeMap<String, SagaView<'a>>,
+    /// The saga of each request.
+    pub(super) saga_of: BTreeMap<&'a str, String>,
+    pub(super) told: BTreeMap<StreamId, (Nanos, &'a Told)>,
+    pub(super) left: BTreeSet<StreamId>,
+    pub(super) gone: BTreeMap<VmId, &'a str>,
+    pub(super) violations: Vec<Violation>,
+}
+
+impl<'a> View<'a> {
+    /// `configurations` are those of the plan, read.
+    pub(super) fn new(plan: &'a Plan, configurations: &'a [Configuration], history: &'a History) -> View<'a> {
+        View {
+            plan,
+            history,
+            configurations,
+            now: 0,
+            sagas: BTreeMap::new(),
+            saga_of: BTreeMap::new(),
+            told: BTreeMap::new(),
+            left: BTreeSet::new(),
+            gone: BTreeMap::new(),
+            violations: Vec::new(),
+        }
+    }
+
+    pub(super) fn wrong(&mut self, what: String) {
+        self.violations.push(Violation { at: self.now, what });
+    }
+
+    /// The definition under which the request of a stream is served.
+    pub(super) fn model_of(&self, stream: StreamId) -> Option<&'a SagaModel> {
+        let record = self.history.streams.get(stream)?;
+        let client = self.plan.clients.get(record.client)?;
+        self.configurations.get(record.version)?.matching(&client.method, &client.path)
+    }
+
+    pub(super) fn stream_of_request(&self, request_id: &str) -> Option<StreamId> {
+        self.history.streams.iter().position(|stream| stream.request_id == request_id)
+    }
+
+    /// How long a proxy was frozen in all: everything may be so much later.
+    pub(super) fn frozen(&self, proxy: usize) -> Nanos {
+        let frozen = self.plan.troubles.iter().filter_map(|(_, trouble)| match trouble {
+            Trouble::Freeze { proxy: which, for_ns } if *which == proxy => Some(*for_ns),
+            _ => None,
+        });
+        frozen.sum()
+    }
+
+    pub(super) fn ended(&mut self, call: CallId, ended: &Ended) {
+        let record = &self.history.calls[call];
+        let now = self.now;
+        let Some(half) = self.half(record) else { return };
+        half.last_ended_at = now;
+        if let Some((_, came)) = half.attempts.iter_mut().find(|(other, _)| *other == call) {
+            *came = came_of(ended, record.is_compensation());
+        }
+    }
+
+    pub(super) fn dealt(&mut self, call: CallId, deed: Deed) {
+        let record = &self.history.calls[call];
+        let step = self.sagas.get_mut(record.header("saga-id")).and_then(|saga| saga.steps.get_mut(record.header("saga-step")));
+        if let Some(step) = step {
+            step.applied += u32::from(deed == Deed::Applied);
+        }
+    }
+
+    pub(super) fn half(&mut self, record: &CallRecord) -> Option<&mut Half> {
+        let saga = self.sagas.get_mut(record.header("saga-id"))?;
+        let step = saga.steps.get_mut(record.header("saga-step"))?;
+        Some(if record.is_compensation() { &mut step.compensation } else { &mut step.transaction })
+    }
+
+    pub(super) fn left(&mut self, stream: StreamId) {
+        self.left.insert(stream);
+    }
+
+    pub(super) fn vm_gone(&mut self, vm: VmId, why: &'a str) {
+        self.gone.insert(vm, why);
+    }
+
+    /// The saga's memory was lost.
+    pub(super) fn is_lost(&self, saga: &SagaView<'_>) -> bool {
+        self.gone.get(&saga.vm).is_some_and(|why| *why != "replaced, and done")
+    }
+}
+
+/// From the documentation's table of outcomes.
+fn came_of(ended: &Ended, compensation: bool) -> Came {
+    match ended {
+        Ended::Answered(200..=299) => Came::Success,
+        // Nothing there to undo is what was wanted, where it need not have been there.
+        Ended::Answered(404 | 410) if compensation => Came::Success,
+        Ended::Answered(429) => Came::NotNow,
+        // Simulated participants send it with `retry-after` only.
+        Ended::Answered(503) => Came::NotNow,
+        Ended::Answered(408 | 425) => Came::Unknown,
+        Ended::Answered(400..=499) => Came::Refusal,
+        Ended::Answered(_) | Ended::Proxy(_) | Ended::Broken | Ended::Forgotten => Came::Unknown,
+    }
+}
+
+/// Time that a run in which nothing is frozen takes between two things that follow from each other.
+pub(super) const SLACK: Nanos = 50 * MS;

@@ -1,0 +1,186 @@
+//! What goes wrong in a run, and how often.
+
+use anyhow::{Context, bail};
+use rand::Rng;
+use rand::seq::SliceRandom;
+use rand_pcg::Pcg64Mcg;
+use serde::{Deserialize, Serialize};
+
+/// The rate of each fault, from 0 (never) to 1 (always). The first group is drawn for every call to a participant, the
+/// second for every request of a client, the third as often in a run as its rate says, at random times of the first
+/// phase.
+#[derive(Debug, Clone, Default, PartialEq, Serialize, Deserialize)]
+#[serde(default, deny_unknown_fields)]
+pub struct Faults {
+    /// A call never reaches its participant: the proxy sees a reset, or nothing until the attempt times out.
+    pub request_lost: f64,
+    /// A call reaches its participant only after its attempt has timed out, up to a minute later.
+    pub request_late: f64,
+    /// A call reaches its participant twice, the second time up to a minute later.
+    pub duplicate_delivery: f64,
+    /// The participant does what it was asked, and no answer arrives.
+    pub answer_lost: f64,
+    /// The participant does what it was asked, and answers after the attempt has timed out.
+    pub answer_late: f64,
+    /// The participant's answer is cut short.
+    pub answer_truncated: f64,
+    /// The participant's answer is a success whose body is not what it should be: no JSON, or without the booking's id.
+    pub answer_unreadable: f64,
+    /// The participant answers 5xx, before or after it has done what it was asked.
+    pub server_error: f64,
+    /// The participant says "not now": 429, or 503 with `retry-after`.
+    pub not_now: f64,
+    /// The participant refuses a step for good. A compensation is refused this once.
+    pub definite_refusal: f64,
+    /// The participant takes up to three times as long as the attempt may take, then does what it was asked. Another
+    /// attempt meanwhile is answered 409.
+    pub slow_participant: f64,
+
+    /// The client goes away before it is answered.
+    pub client_gone: f64,
+    /// The client sends its request again when it was not answered with an end.
+    pub client_repeats: f64,
+    /// The client's request lacks what the first steps need, or is larger than is allowed.
+    pub bad_request: f64,
+
+    /// A participant is down for a while: connections are refused.
+    pub participant_down: f64,
+    /// A cluster has no endpoint for a while: calls are refused before they are sent.
+    pub dispatch_refused: f64,
+    /// A VM traps at some host call.
+    pub trap: f64,
+    /// A new configuration comes: a new root in the same VM, beside the old one.
+    pub reconfigured: f64,
+    /// A new configuration comes with new VMs, and the old ones are let finish, or thrown away.
+    pub vm_replaced: f64,
+    /// A proxy's process is killed, and started again later.
+    pub proxy_killed: f64,
+    /// A proxy does nothing for a while, then all that it has missed.
+    pub proxy_frozen: f64,
+    /// The wall clock of a proxy jumps by up to an hour.
+    pub clock_jump: f64,
+}
+
+/// The names of the fields, with access to each.
+type Field = (&'static str, fn(&mut Faults) -> &mut f64);
+
+impl Faults {
+    const CALLS: [Field; 11] = [
+        ("request_lost", |faults| &mut faults.request_lost),
+        ("request_late", |faults| &mut faults.request_late),
+        ("duplicate_delivery", |faults| &mut faults.duplicate_delivery),
+        ("answer_lost", |faults| &mut faults.answer_lost),
+        ("answer_late", |faults| &mut faults.answer_late),
+        ("answer_truncated", |faults| &mut faults.answer_truncated),
+        ("answer_unreadable", |faults| &mut faults.answer_unreadable),
+        ("server_error", |faults| &mut faults.server_error),
+        ("not_now", |faults| &mut faults.not_now),
+        ("definite_refusal", |faults| &mut faults.definite_refusal),
+        ("slow_participant", |faults| &mut faults.slow_participant),
+    ];
+    const CLIENTS: [Field; 3] = [
+        ("client_gone", |faults| &mut faults.client_gone),
+        ("client_repeats", |faults| &mut faults.client_repeats),
+        ("bad_request", |faults| &mut faults.bad_request),
+    ];
+    const TROUBLES: [Field; 8] = [
+        ("participant_down", |faults| &mut faults.participant_down),
+        ("dispatch_refused", |faults| &mut faults.dispatch_refused),
+        ("trap", |faults| &mut faults.trap),
+        ("reconfigured", |faults| &mut faults.reconfigured),
+        ("vm_replaced", |faults| &mut faults.vm_replaced),
+        ("proxy_killed", |faults| &mut faults.proxy_killed),
+        ("proxy_frozen", |faults| &mut faults.proxy_frozen),
+        ("clock_jump", |faults| &mut faults.clock_jump),
+    ];
+
+    /// Some of the faults, each at a rate of its own: a few at a time find more than all at once, which leave no saga
+    /// alive for long.
+    pub fn random(random: &mut Pcg64Mcg) -> Faults {
+        let mut faults = Faults::default();
+        let mut calls = Self::CALLS;
+        calls.shuffle(random);
+        for (_, field) in &calls[..random.random_range(0..=4)] {
+            *field(&mut faults) = [0.02, 0.05, 0.1, 0.3][random.random_range(0..4)];
+        }
+        for (_, field) in Self::CLIENTS {
+            *field(&mut faults) = [0.0, 0.0, 0.1, 0.3][random.random_range(0..4)];
+        }
+        let mut troubles = Self::TROUBLES;
+        troubles.shuffle(random);
+        for (_, field) in &troubles[..random.random_range(0..=2)] {
+            *field(&mut faults) = [0.3, 0.6, 1.0][random.random_range(0..3)];
+        }
+        faults
+    }
+
+    /// Reads `name=rate,name=rate`; what is not named is as in `self`. `all=rate` stands for every fault.
+    ///
+    /// # Errors
+    /// An unknown name, or a rate that is none.
+    pub fn with(&self, text: &str) -> anyhow::Result<Faults> {
+        let mut faults = self.clone();
+        for setting in text.split(',').filter(|setting| !setting.trim().is_empty()) {
+            let (name, rate) = setting.split_once('=').with_context(|| format!("{setting:?}: expected name=rate"))?;
+            let value: f64 = rate.trim().parse().with_context(|| format!("{setting:?}: {rate:?} is no number"))?;
+            if !(0.0..=1.0).contains(&value) {
+                bail!("{setting:?}: expected a rate from 0 to 1");
+            }
+            let fields = Self::fields().filter(|(other, _)| name.trim() == *other || name.trim() == "all");
+            let mut found = false;
+            for (_, field) in fields {
+                *field(&mut faults) = value;
+                found = true;
+            }
+            if !found {
+                let names: Vec<&str> = Self::fields().map(|(name, _)| name).collect();
+                bail!("{setting:?}: expected one of all, {}", names.join(", "));
+            }
+        }
+        Ok(faults)
+    }
+
+    fn fields() -> impl Iterator<Item = Field> {
+        Self::CALLS.into_iter().chain(Self::CLIENTS).chain(Self::TROUBLES)
+    }
+}
+
+impl std::fmt::Display for Faults {
+    /// As [`Faults::with`] reads it.
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        let mut faults = self.clone();
+        let rates = Self::fields().map(|(name, field)| (name, *field(&mut faults))).filter(|(_, rate)| *rate > 0.0);
+        let rates: Vec<String> = rates.map(|(name, rate)| format!("{name}={rate}")).collect();
+        f.write_str(&rates.join(","))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn faults_are_read_as_they_are_shown() {
+        let faults = Faults { request_lost: 0.25, trap: 1.0, ..Faults::default() };
+        assert_eq!(faults.to_string(), "request_lost=0.25,trap=1");
+        assert_eq!(Faults::default().with(&faults.to_string()).unwrap(), faults);
+        assert_eq!(Faults::default().with("all=0.5").unwrap().clock_jump, 0.5);
+    }
+
+    #[test]
+    fn what_is_no_fault_is_refused_by_name() {
+        for (text, expected) in [("requst_lost=1", "expected one of"), ("trap", "name=rate"), ("trap=2", "from 0 to 1")] {
+            let error = Faults::default().with(text).unwrap_err().to_string();
+            assert!(error.contains(expected), "{error}");
+        }
+    }
+
+    #[test]
+    fn every_field_has_a_name() {
+        let fields = serde_json::to_value(Faults::default()).unwrap();
+        let named: Vec<&str> = Faults::fields().map(|(name, _)| name).collect();
+        let fields: Vec<&String> = fields.as_object().unwrap().keys().collect();
+        assert_eq!(fields.len(), named.len());
+        assert!(fields.iter().all(|field| named.contains(&field.as_str())));
+    }
+}

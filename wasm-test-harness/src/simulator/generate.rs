@@ -1,0 +1,217 @@
+//! From a seed to a plan: random sagas, clients and troubles.
+
+use rand::seq::IndexedRandom;
+use rand::{Rng, SeedableRng};
+use rand_pcg::Pcg64Mcg;
+use serde_json::{Map, Value as Json, json};
+
+use super::faults::Faults;
+use super::host::Nanos;
+use super::plan::{ClientPlan, MS, Plan, ProxyPlan, SECOND, Succession, Trouble};
+
+/// When everything heals.
+const HEALS_AT: Nanos = 40 * SECOND;
+/// Clients ask before this time, and what happens to proxies and participants begins before it.
+const BEGINS_BEFORE: Nanos = 12 * SECOND;
+const PARTICIPANTS: [&str; 4] = ["hotel", "flight", "car", "train"];
+/// `limits.max_body` of every configuration.
+const MAX_BODY: usize = 4_096;
+
+/// The plan of a seed. `faults` is as [`Faults::with`] reads it, and overrules what the seed draws.
+///
+/// # Errors
+/// `faults` cannot be read.
+pub fn plan(seed: u64, faults: &str) -> anyhow::Result<Plan> {
+    let mut generator = Generator { random: Pcg64Mcg::seed_from_u64(seed ^ 0x5a6a_b0c5), sagas: 0 };
+    let faults = Faults::random(&mut generator.random).with(faults)?;
+    Ok(generator.plan(faults))
+}
+
+struct Generator {
+    random: Pcg64Mcg,
+    sagas: usize,
+}
+
+impl Generator {
+    fn plan(&mut self, faults: Faults) -> Plan {
+        let participants = PARTICIPANTS[..self.upto(1, 4)].iter().map(|name| (*name).to_owned()).collect::<Vec<_>>();
+        self.sagas = self.upto(1, 3);
+        let versions = if faults.reconfigured > 0.0 || faults.vm_replaced > 0.0 { 3 } else { 1 };
+        let configurations = (0..versions).map(|_| self.configuration(&participants)).collect();
+        let proxies = if self.chance(0.3) { 2 } else { 1 };
+        let proxies: Vec<ProxyPlan> =
+            (0..proxies).map(|_| ProxyPlan { workers: self.upto(1, 3), gate_pair: self.chance(0.2) }).collect();
+        let clients = (0..self.upto(1, 8)).map(|index| self.client(index, &proxies, &faults)).collect();
+        let troubles = self.troubles(&faults, &proxies, participants.len(), versions);
+        Plan { configurations, proxies, participants, clients, troubles, orders: Vec::new(), faults, heal_at: HEALS_AT }
+    }
+
+    fn upto(&mut self, least: usize, most: usize) -> usize {
+        self.random.random_range(least..=most)
+    }
+
+    fn chance(&mut self, rate: f64) -> bool {
+        self.random.random_bool(rate)
+    }
+
+    fn one_of<T: Copy>(&mut self, values: &[T], otherwise: T) -> T {
+        values.choose(&mut self.random).copied().unwrap_or(otherwise)
+    }
+
+    fn configuration(&mut self, participants: &[String]) -> Json {
+        let sagas: Vec<Json> = (0..self.sagas).map(|index| self.saga(index, participants)).collect();
+        let max_sagas = if self.chance(0.05) { 2 } else { 1_000 };
+        json!({"version": 1, "limits": {"max_body": MAX_BODY, "max_sagas": max_sagas}, "sagas": sagas})
+    }
+
+    fn saga(&mut self, index: usize, participants: &[String]) -> Json {
+        let count = if self.chance(0.5) { self.upto(1, 4) } else { self.upto(1, 12) };
+        let density = self.one_of(&[0.0, 0.15, 0.4, 1.0], 0.4);
+        let mut steps: Vec<Json> = Vec::new();
+        for step in 0..count {
+            let after: Vec<usize> = (0..step)
+                .filter(|before| if density == 1.0 { before + 1 == step } else { self.random.random_bool(density) })
+                .collect();
+            steps.push(self.step(step, &after, &steps, participants));
+        }
+        let mut body = json!({"trip": "${saga.id}", "guest": "${request.body.guest}"});
+        for step in steps.iter().filter(|step| step["when"].is_null()) {
+            let name = step["name"].as_str().unwrap_or_default();
+            body[name] = format!("${{steps.{name}.response.body.id}}").into();
+        }
+        json!({
+            "name": format!("saga-{index}"),
+            "match": {"method": "POST", "path": format!("/saga-{index}")},
+            "deadline": format!("{}ms", self.one_of(&[1_000, 3_000, 10_000, 20_000], 10_000)),
+            "steps": steps,
+            "reply": {"completed": {"status": 201, "body": body}},
+        })
+    }
+
+    fn step(&mut self, index: usize, after: &[usize], before: &[Json], participants: &[String]) -> Json {
+        let cluster = participants.choose(&mut self.random).cloned().unwrap_or_default();
+        let mut transaction = json!({
+            "cluster": cluster,
+            "method": "POST",
+            "path": "/bookings",
+            "body": {"guest": "${request.body.guest}", "what": format!("step{index}")},
+            "per_try_timeout": format!("{}ms", self.one_of(&[200, 1_000, 3_000], 1_000)),
+            "retry": {
+                "max_attempts": self.upto(1, 4),
+                "base_interval": format!("{}ms", self.one_of(&[10, 50, 200], 50)),
+                "max_interval": format!("{}ms", self.one_of(&[200, 1_000, 5_000], 1_000)),
+            },
+        });
+        if self.chance(0.3) {
+            transaction["success"] = "response.code == 201".into();
+        }
+        // Of a step that may be skipped nothing can be read.
+        let read = after.iter().filter_map(|index| before.get(*index)).find(|step| step["when"].is_null());
+        if let Some(read) = read.filter(|_| self.random.random_bool(0.5)) {
+            let name = read["name"].as_str().unwrap_or_default();
+            transaction["headers"] = json!({"x-before": format!("${{steps.{name}.response.body.id}}")});
+        }
+        let names: Vec<String> = after.iter().map(|index| format!("step{index}")).collect();
+        let mut step = json!({"name": format!("step{index}"), "after": names, "transaction": transaction});
+        if self.chance(0.15) {
+            step["when"] = format!("has(request.body.flag{})", index % 3).into();
+        }
+        let path = self.one_of(
+            &["", "/bookings/${transaction.response.body.id}", "/bookings/by-key/${transaction.idempotency_key}"],
+            "",
+        );
+        if !path.is_empty() && !self.chance(0.1) {
+            let max_interval = self.one_of(&[200, 1_000, 5_000], 1_000);
+            step["compensation"] = json!({
+                "method": "DELETE",
+                "path": path,
+                "retry": {"base_interval": "50ms", "max_interval": format!("{max_interval}ms")},
+            });
+        }
+        step
+    }
+
+    fn client(&mut self, index: usize, proxies: &[ProxyPlan], faults: &Faults) -> ClientPlan {
+        let proxy = self.upto(0, proxies.len() - 1);
+        let mut body = Map::new();
+        body.insert("guest".to_owned(), format!("guest-{index}").into());
+        for flag in 0..3 {
+            if self.chance(0.5) {
+                body.insert(format!("flag{flag}"), true.into());
+            }
+        }
+        if self.chance(faults.bad_request) {
+            if self.chance(0.5) {
+                body.remove("guest");
+            } else {
+                body.insert("filler".to_owned(), "x".repeat(MAX_BODY).into());
+            }
+        }
+        let saga = self.upto(0, self.sagas - 1);
+        let path = if self.chance(0.08) { "/other".to_owned() } else { format!("/saga-{saga}") };
+        ClientPlan {
+            at: self.random.random_range(0..BEGINS_BEFORE),
+            proxy,
+            worker: self.upto(0, proxies[proxy].workers - 1),
+            method: "POST".to_owned(),
+            path,
+            headers: vec![("content-type".to_owned(), b"application/json".to_vec())],
+            body: Json::Object(body).to_string().into_bytes(),
+            pieces: self.upto(1, 3),
+            trailers: self.chance(0.2),
+            leaves_after: self.chance(faults.client_gone).then(|| self.random.random_range(0..5 * SECOND)),
+            repeats: if self.chance(faults.client_repeats) { 2 } else { 0 },
+        }
+    }
+
+    fn troubles(
+        &mut self,
+        faults: &Faults,
+        proxies: &[ProxyPlan],
+        participants: usize,
+        versions: usize,
+    ) -> Vec<(Nanos, Trouble)> {
+        let mut troubles = Vec::new();
+        let mut add = |generator: &mut Self, rate: f64, make: &mut dyn FnMut(&mut Self, usize, Nanos) -> Trouble| {
+            for _ in 0..2 {
+                if generator.chance(rate) {
+                    let at = generator.random.random_range(0..BEGINS_BEFORE);
+                    let for_ns = generator.random.random_range(100 * MS..20 * SECOND);
+                    let proxy = generator.upto(0, proxies.len() - 1);
+                    let trouble = make(generator, proxy, for_ns);
+                    troubles.push((at, trouble));
+                }
+            }
+        };
+        add(self, faults.participant_down, &mut |generator, _, for_ns| Trouble::ParticipantDown {
+            participant: generator.upto(0, participants - 1),
+            for_ns,
+        });
+        add(self, faults.dispatch_refused, &mut |generator, _, for_ns| Trouble::NoEndpoint {
+            participant: generator.upto(0, participants - 1),
+            for_ns,
+        });
+        add(self, faults.trap, &mut |generator, proxy, _| Trouble::Trap {
+            proxy,
+            worker: generator.upto(0, proxies[proxy].workers - 1),
+            host_calls: generator.random.random_range(1..200),
+        });
+        add(self, faults.proxy_killed, &mut |_, proxy, for_ns| Trouble::Kill { proxy, for_ns });
+        add(self, faults.proxy_frozen, &mut |_, proxy, for_ns| Trouble::Freeze { proxy, for_ns });
+        add(self, faults.clock_jump, &mut |generator, proxy, _| Trouble::ClockJump {
+            proxy,
+            by_ns: generator.random.random_range(-3_600_000_000_000..=3_600_000_000_000),
+        });
+        let mut reconfigure = |generator: &mut Self, rate: f64, ways: &[Succession]| {
+            add(generator, rate, &mut |generator, proxy, for_ns| Trouble::Reconfigure {
+                proxy,
+                version: generator.upto(1, versions - 1),
+                how: generator.one_of(ways, Succession::SameVm),
+                drain_ns: for_ns,
+            });
+        };
+        reconfigure(self, faults.reconfigured, &[Succession::SameVm]);
+        reconfigure(self, faults.vm_replaced, &[Succession::NewVm, Succession::OldVmThrownAway]);
+        troubles
+    }
+}

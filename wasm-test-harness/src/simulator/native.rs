@@ -1,0 +1,383 @@
+//! A VM that runs the crate itself, without the ABI and without a Wasm engine.
+//!
+//! It does what `src/filter` does, over [`Host`] instead of `proxy_wasm`, so that a run can be measured line by line;
+//! and as both must come to the same run, it checks that the compiled core does what the native one does.
+
+use std::collections::BTreeMap;
+use std::sync::Arc;
+
+use sagabox::config::{self, Configuration, Role};
+use sagabox::coordinator::{Client, Coordinator, Counter, Host as CoordinatorHost, MatchedRequest, Token, too_large};
+use sagabox::definition::Definition;
+use sagabox::facts::{ClientRequest, ParticipantResponse};
+use sagabox::journal::VolatileJournal;
+use sagabox::matcher::{MatcherTable, RequestHead};
+use sagabox::saga::{AttemptResult, DispatchRefusal, Millis, OutgoingCall, Reply};
+
+use super::host::{CalloutAnswer, Effect, Headers, Host, Status, text, value};
+use super::process::ContextId;
+use super::vm::{Action, Trapped, Vm};
+
+/// What the first instance of a pair does to a request that the second is to hold.
+const MARK: &str = "x-sagabox-held";
+const HELD_PATH: &str = "/.sagabox-gate-missing";
+
+/// See the module's text.
+pub struct NativeVm {
+    host: Host,
+    roots: BTreeMap<ContextId, Root>,
+    streams: BTreeMap<ContextId, Stream>,
+}
+
+enum Root {
+    Gate,
+    Coordinator(Box<Worker>),
+}
+
+struct Worker {
+    id: ContextId,
+    table: MatcherTable,
+    definitions: Vec<Arc<Definition>>,
+    gate: bool,
+    max_body: usize,
+    coordinator: Coordinator<VolatileJournal>,
+    started_ms: Millis,
+    started_ns: u64,
+    queue: u32,
+    begun: Vec<MatchedRequest>,
+    gone: Vec<Client>,
+    tick_at: Option<Millis>,
+    ending: bool,
+}
+
+struct Stream {
+    root: ContextId,
+    phase: Phase,
+}
+
+enum Phase {
+    Passing,
+    Collecting(Box<MatchedRequest>),
+    Handed,
+    Refused,
+}
+
+/// The proxy as a coordinator sees it.
+struct Port<'a> {
+    host: &'a mut Host,
+    root: ContextId,
+    now: Millis,
+}
+
+impl CoordinatorHost for Port<'_> {
+    fn now(&self) -> Millis {
+        self.now
+    }
+
+    fn random(&mut self) -> [u8; 10] {
+        let mut bytes = [0; 10];
+        self.host.random(&mut bytes);
+        bytes
+    }
+
+    fn dispatch(&mut self, call: &OutgoingCall) -> Result<Token, DispatchRefusal> {
+        let headers = call.headers.iter().map(|(name, value)| (name.clone(), value.clone().into_bytes())).collect();
+        let body = call.body.clone().unwrap_or_default().into_bytes();
+        self.host.dispatch(call.cluster.clone(), headers, body, call.timeout_ms).map_err(|status| match status {
+            Status::BadArgument => DispatchRefusal::UnknownCluster,
+            _ => DispatchRefusal::Unavailable,
+        })
+    }
+
+    fn reply(&mut self, client: Client, reply: &Reply) {
+        if self.host.set_effective(client).is_ok() {
+            send(self.host, reply);
+            self.host.effective = self.root;
+        }
+    }
+
+    fn count(&mut self, counter: Counter) {
+        let mut process = self.host.process.borrow_mut();
+        let id = process.define_metric(counter.name());
+        // It exists, and 1 is not 0.
+        let _ = process.increment_metric(id, 1);
+    }
+}
+
+fn send(host: &mut Host, reply: &Reply) {
+    let headers = reply.headers.iter().map(|(name, value)| (name.clone(), value.clone().into_bytes())).collect();
+    host.reply(u32::from(reply.status), headers, reply.body.clone().unwrap_or_default().into_bytes());
+}
+
+impl NativeVm {
+    /// A VM without contexts.
+    pub fn new(host: Host) -> NativeVm {
+        NativeVm { host, roots: BTreeMap::new(), streams: BTreeMap::new() }
+    }
+
+    /// As the filter's root does around everything: takes what streams have left, acts, and sets its tick.
+    fn with_worker(&mut self, root: ContextId, act: impl FnOnce(&mut Worker, &mut Port<'_>)) {
+        self.host.effective = root;
+        let Some(Root::Coordinator(worker)) = self.roots.get_mut(&root) else { return };
+        let now = worker.now(&self.host);
+        let mut port = Port { host: &mut self.host, root, now };
+        worker.take_messages(&mut port);
+        act(worker, &mut port);
+        worker.set_tick(&mut port);
+        if worker.ending && worker.coordinator.open() == 0 {
+            worker.ending = false;
+            self.host.effects.push(Effect::Done(root));
+        }
+    }
+
+    fn configure(&mut self, id: ContextId, configuration: Configuration) -> Root {
+        let Role::Coordinator { gate } = configuration.role else { return Root::Gate };
+        let mut random = [0; 10];
+        self.host.random(&mut random);
+        let queue = self.host.register_queue(&format!("sagabox.native.{id}.{random:?}"));
+        let max_body = configuration.limits.max_body;
+        Root::Coordinator(Box::new(Worker {
+            id,
+            table: MatcherTable::new(&configuration.definitions),
+            definitions: configuration.definitions,
+            gate,
+            max_body,
+            coordinator: Coordinator::new(VolatileJournal, configuration.limits, configuration.forward_headers),
+            started_ms: self.host.wall_ns() / 1_000_000,
+            started_ns: self.host.monotonic_ns(),
+            queue,
+            begun: Vec::new(),
+            gone: Vec::new(),
+            tick_at: None,
+            ending: false,
+        }))
+    }
+
+    fn worker_of(&mut self, stream: ContextId) -> Option<(&mut Host, &mut Worker, &mut Stream)> {
+        self.host.effective = stream;
+        let stream = self.streams.get_mut(&stream)?;
+        match self.roots.get_mut(&stream.root)? {
+            Root::Coordinator(worker) => Some((&mut self.host, worker, stream)),
+            Root::Gate => None,
+        }
+    }
+
+    fn is_marked(&self, stream: ContextId) -> bool {
+        self.host.streams.get(&stream).is_some_and(|data| value(&data.borrow().headers, MARK).is_some())
+    }
+}
+
+impl Worker {
+    fn now(&self, host: &Host) -> Millis {
+        self.started_ms + (host.monotonic_ns() - self.started_ns) / 1_000_000
+    }
+
+    fn take_messages(&mut self, port: &mut Port<'_>) {
+        for matched in std::mem::take(&mut self.begun) {
+            self.coordinator.begin(port, matched);
+        }
+        for client in std::mem::take(&mut self.gone) {
+            self.coordinator.client_gone(client);
+        }
+    }
+
+    fn set_tick(&mut self, port: &mut Port<'_>) {
+        let Some(due) = self.coordinator.next_due() else {
+            if self.tick_at.take().is_some() {
+                port.host.set_tick_period(0);
+            }
+            return;
+        };
+        if self.tick_at.is_none_or(|tick_at| due < tick_at) {
+            let wait = due.saturating_sub(port.now).max(1);
+            self.tick_at = Some(port.now.saturating_add(wait));
+            port.host.set_tick_period(u32::try_from(wait).unwrap_or(u32::MAX));
+        }
+    }
+
+    fn matched(&self, client: Client, headers: &Headers) -> Option<MatchedRequest> {
+        let path = String::from_utf8_lossy(value(headers, ":path")?).into_owned();
+        if !self.table.could_match(&path) {
+            return None;
+        }
+        let method = text(headers, ":method")?.to_owned();
+        let host = text(headers, ":authority").unwrap_or_default().to_owned();
+        let header = |name: &str| {
+            let lines = headers.iter().filter(|(other, _)| other == name);
+            let lines: Vec<_> = lines.map(|(_, value)| String::from_utf8_lossy(value)).collect();
+            (!lines.is_empty()).then(|| lines.join(","))
+        };
+        let head = RequestHead { method: &method, path: &path, host: &host, header: &header };
+        let (index, params) = self.table.find(&head)?;
+        let definition = Arc::clone(self.definitions.get(index)?);
+        let headers = headers.iter().filter(|(name, _)| !name.starts_with(':')).cloned().collect();
+        Some(MatchedRequest {
+            client,
+            definition,
+            params,
+            request: ClientRequest { method, path, host, headers, body: Vec::new() },
+        })
+    }
+
+    fn hand_over(&mut self, host: &mut Host, stream: &mut Stream, body: Vec<u8>) -> Action {
+        if let Phase::Collecting(mut matched) = std::mem::replace(&mut stream.phase, Phase::Handed) {
+            matched.request.body = body;
+            self.begun.push(*matched);
+            // The queue was registered by this root.
+            let _ = host.enqueue(self.queue, &[]);
+        }
+        Action::Pause
+    }
+}
+
+fn refuse_body(host: &mut Host, worker: &Worker, stream: &mut Stream) -> Action {
+    stream.phase = Phase::Refused;
+    send(host, &too_large(worker.max_body));
+    Action::Pause
+}
+
+fn body(host: &Host) -> Vec<u8> {
+    host.stream().map(|data| data.borrow().body.clone()).unwrap_or_default()
+}
+
+impl Vm for NativeVm {
+    fn host(&mut self) -> &mut Host {
+        &mut self.host
+    }
+
+    /// There are no host calls here.
+    fn trap_after(&mut self, _host_calls: u64) {}
+
+    fn create_root(&mut self, root: ContextId, configuration: &[u8]) -> Result<bool, Trapped> {
+        self.host.effective = root;
+        self.host.roots.insert(root, configuration.to_vec());
+        let Ok(configuration) = config::load(configuration) else { return Ok(false) };
+        let configured = self.configure(root, configuration);
+        self.roots.insert(root, configured);
+        Ok(true)
+    }
+
+    fn create_stream(&mut self, stream: ContextId, root: ContextId) -> Result<(), Trapped> {
+        self.streams.insert(stream, Stream { root, phase: Phase::Passing });
+        Ok(())
+    }
+
+    fn request_headers(&mut self, id: ContextId, _count: usize, end: bool) -> Result<Action, Trapped> {
+        let marked = self.is_marked(id);
+        let Some((host, worker, stream)) = self.worker_of(id) else {
+            return Ok(if marked { Action::Pause } else { Action::Continue });
+        };
+        let Ok(data) = host.stream() else { return Ok(Action::Continue) };
+        if worker.gate {
+            data.borrow_mut().headers.retain(|(name, _)| name != MARK);
+        }
+        let matched = worker.matched(id, &data.borrow().headers);
+        let Some(matched) = matched else { return Ok(Action::Continue) };
+        stream.phase = Phase::Collecting(Box::new(matched));
+        if end {
+            return Ok(worker.hand_over(host, stream, Vec::new()));
+        }
+        let length = text(&data.borrow().headers, "content-length").and_then(|length| length.parse::<u64>().ok());
+        if length.is_some_and(|length| length > worker.max_body as u64) {
+            return Ok(refuse_body(host, worker, stream));
+        }
+        if !worker.gate {
+            return Ok(Action::Pause);
+        }
+        let headers = &mut data.borrow_mut().headers;
+        headers.retain(|(name, _)| name != ":path");
+        headers.push((":path".to_owned(), HELD_PATH.as_bytes().to_vec()));
+        headers.push((MARK.to_owned(), b"1".to_vec()));
+        Ok(Action::Continue)
+    }
+
+    fn request_body(&mut self, id: ContextId, bytes: usize, end: bool) -> Result<Action, Trapped> {
+        let Some((host, worker, stream)) = self.worker_of(id) else { return Ok(Action::Continue) };
+        Ok(match stream.phase {
+            Phase::Passing => Action::Continue,
+            Phase::Handed | Phase::Refused => Action::Pause,
+            Phase::Collecting(_) if bytes > worker.max_body => refuse_body(host, worker, stream),
+            Phase::Collecting(_) if end => {
+                let body = body(host);
+                worker.hand_over(host, stream, body)
+            }
+            Phase::Collecting(_) => Action::Pause,
+        })
+    }
+
+    fn request_trailers(&mut self, id: ContextId, _count: usize) -> Result<Action, Trapped> {
+        let Some((host, worker, stream)) = self.worker_of(id) else { return Ok(Action::Continue) };
+        Ok(match stream.phase {
+            Phase::Passing => Action::Continue,
+            Phase::Handed | Phase::Refused => Action::Pause,
+            Phase::Collecting(_) => {
+                let body = body(host);
+                worker.hand_over(host, stream, body)
+            }
+        })
+    }
+
+    fn response_headers(&mut self, _stream: ContextId, _count: usize, _end: bool) -> Result<Action, Trapped> {
+        Ok(Action::Continue)
+    }
+
+    fn callout_ended(&mut self, root: ContextId, token: u32, answer: CalloutAnswer) -> Result<(), Trapped> {
+        self.with_worker(root, |worker, port| {
+            let result = match answer {
+                CalloutAnswer::Broken => AttemptResult::NoAnswer,
+                CalloutAnswer::Whole { mut headers, body } => {
+                    let code = text(&headers, ":status").and_then(|code| code.parse().ok());
+                    headers.retain(|(name, _)| !name.starts_with(':'));
+                    let body = (body.len() <= worker.max_body).then_some(body);
+                    code.map_or(AttemptResult::NoAnswer, |code| {
+                        AttemptResult::Answered(ParticipantResponse { code, headers, body })
+                    })
+                }
+            };
+            worker.coordinator.ended(port, token, result);
+        });
+        Ok(())
+    }
+
+    fn tick(&mut self, root: ContextId) -> Result<(), Trapped> {
+        self.with_worker(root, |worker, port| {
+            worker.tick_at = Some(Millis::MAX);
+            worker.coordinator.due(port);
+        });
+        Ok(())
+    }
+
+    fn queue_ready(&mut self, root: ContextId, queue: u32) -> Result<(), Trapped> {
+        // Envoy calls once for each item; what is in it does not matter.
+        let _ = self.host.process.borrow_mut().dequeue(queue);
+        self.with_worker(root, |_, _| {});
+        Ok(())
+    }
+
+    fn done(&mut self, context: ContextId) -> Result<bool, Trapped> {
+        if let Some((_, worker, stream)) = self.worker_of(context) {
+            if matches!(stream.phase, Phase::Handed) {
+                worker.gone.push(context);
+            }
+            return Ok(true);
+        }
+        self.host.effective = context;
+        let Some(Root::Coordinator(worker)) = self.roots.get_mut(&context) else { return Ok(true) };
+        let now = worker.now(&self.host);
+        let mut port = Port { host: &mut self.host, root: worker.id, now };
+        worker.take_messages(&mut port);
+        worker.set_tick(&mut port);
+        worker.ending = worker.coordinator.open() > 0;
+        Ok(!worker.ending)
+    }
+
+    fn log(&mut self, _context: ContextId) -> Result<(), Trapped> {
+        Ok(())
+    }
+
+    fn delete(&mut self, context: ContextId) -> Result<(), Trapped> {
+        self.streams.remove(&context);
+        self.roots.remove(&context);
+        Ok(())
+    }
+}

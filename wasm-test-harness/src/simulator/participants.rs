@@ -1,0 +1,172 @@
+//! Simulated participants: they keep their word as the real ones do (`crate::participant`), in memory.
+//!
+//! Transactions and compensations are idempotent under their key; a compensation accepts that its transaction never
+//! happened; and once it was applied, the same transaction arriving late is refused.
+
+use std::collections::{BTreeMap, BTreeSet};
+
+use serde_json::{Value as Json, json};
+
+use super::history::{CallRecord, Deed};
+use crate::participant::{Action, Fault, Faults};
+
+/// What a participant answers.
+#[derive(Debug, Clone, PartialEq)]
+pub struct Answer {
+    /// The status.
+    pub status: u16,
+    /// JSON, where there is a body.
+    pub body: Option<Json>,
+}
+
+impl Answer {
+    /// An error that says why.
+    pub fn error(status: u16, why: &str) -> Answer {
+        Answer { status, body: Some(json!({"error": why})) }
+    }
+}
+
+#[derive(Debug)]
+struct Booking {
+    id: String,
+    key: String,
+    step: (String, String),
+    guest: String,
+    answer: Json,
+    cancelled: bool,
+}
+
+/// One participant.
+#[derive(Debug, Default)]
+pub struct Participant {
+    role: String,
+    bookings: Vec<Booking>,
+    buried_keys: BTreeSet<String>,
+    buried_steps: BTreeSet<(String, String)>,
+    guests: BTreeMap<String, String>,
+    /// Faults for single guests.
+    pub faults: Faults,
+    /// Keys on which it is working.
+    pub busy: BTreeSet<String>,
+    /// Whether it refuses a step of a saga; once it was asked, for good.
+    pub refuses: BTreeMap<(String, String), bool>,
+    /// So many reasons to be down.
+    pub down: u32,
+}
+
+impl Participant {
+    /// One without bookings. Their ids will begin with `role`.
+    pub fn new(role: &str) -> Participant {
+        Participant { role: role.to_owned(), ..Participant::default() }
+    }
+
+    /// The fault that acts on this call. Whose call it is, is found out as a real participant does.
+    pub fn take_fault(&mut self, call: &CallRecord) -> Option<Fault> {
+        let saga = call.header("saga-id").to_owned();
+        if call.is_compensation() {
+            let booking = self.find(call.header(":path")).map(|index| self.bookings[index].guest.clone());
+            let guest = booking.or_else(|| self.guests.get(&saga).cloned())?;
+            return self.faults.take(&guest, Action::Compensation);
+        }
+        let guest = body(call)?.get("guest")?.as_str()?.to_owned();
+        self.guests.insert(saga, guest.clone());
+        self.faults.take(&guest, Action::Transaction)
+    }
+
+    /// Does what a call asks for, as far as it can be granted.
+    pub fn apply(&mut self, call: &CallRecord) -> (Answer, Deed) {
+        match (call.header(":method"), call.header(":path")) {
+            ("POST", "/bookings") => self.book(call),
+            ("DELETE", path) if path.starts_with("/bookings/") => self.cancel(call),
+            _ => (Answer::error(404, "no such route"), Deed::Nothing),
+        }
+    }
+
+    /// What a success looks like that was none.
+    pub fn pretended(call: &CallRecord) -> Answer {
+        if call.is_compensation() {
+            Answer { status: 200, body: Some(json!({"state": "cancelled"})) }
+        } else {
+            Answer { status: 201, body: Some(json!({})) }
+        }
+    }
+
+    /// Guests with a booking that stands.
+    pub fn held(&self) -> BTreeSet<String> {
+        let held = self.bookings.iter().filter(|booking| !booking.cancelled);
+        held.map(|booking| booking.guest.clone()).collect()
+    }
+
+    /// Bookings that stand of a step of a saga, and those that do not.
+    pub fn bookings(&self, saga: &str, step: &str) -> (usize, usize) {
+        let of_step = |booking: &&Booking| booking.step.0 == saga && booking.step.1 == step;
+        let (cancelled, held): (Vec<_>, Vec<_>) = self.bookings.iter().filter(of_step).partition(|one| one.cancelled);
+        (held.len(), cancelled.len())
+    }
+
+    fn book(&mut self, call: &CallRecord) -> (Answer, Deed) {
+        let asked = body(call);
+        let Some((Json::Object(asked), guest)) =
+            asked.map(|asked| (asked.clone(), asked["guest"].as_str().map(str::to_owned)))
+        else {
+            return (Answer::error(422, "expected a JSON object with a guest"), Deed::Nothing);
+        };
+        let Some(guest) = guest else {
+            return (Answer::error(422, "expected a JSON object with a guest"), Deed::Nothing);
+        };
+        let key = call.header("idempotency-key").to_owned();
+        let step = step(call);
+        if self.buried_keys.contains(&key) || self.buried_steps.contains(&step) {
+            return (Answer::error(409, "it was compensated, which is final"), Deed::Nothing);
+        }
+        if let Some(before) = self.bookings.iter().find(|booking| booking.key == key) {
+            return (Answer { status: 201, body: Some(before.answer.clone()) }, Deed::AppliedBefore);
+        }
+        let id = format!("{}-{}", self.role, self.bookings.len() + 1);
+        let mut answer = asked;
+        answer.insert("id".to_owned(), id.clone().into());
+        let answer = Json::Object(answer);
+        self.bookings.push(Booking { id, key, step, guest, answer: answer.clone(), cancelled: false });
+        (Answer { status: 201, body: Some(answer) }, Deed::Applied)
+    }
+
+    fn cancel(&mut self, call: &CallRecord) -> (Answer, Deed) {
+        let path = call.header(":path");
+        let deed = match self.find(path).and_then(|index| self.bookings.get_mut(index)) {
+            Some(booking) => {
+                let before = std::mem::replace(&mut booking.cancelled, true);
+                self.buried_keys.insert(booking.key.clone());
+                self.buried_steps.insert(booking.step.clone());
+                self.buried_steps.insert(step(call));
+                if before { Deed::CompensatedBefore } else { Deed::Compensated }
+            }
+            None => match path.strip_prefix("/bookings/by-key/") {
+                Some(key) => {
+                    self.buried_steps.insert(step(call));
+                    if self.buried_keys.insert(key.to_owned()) { Deed::Buried } else { Deed::CompensatedBefore }
+                }
+                None => return (Answer::error(404, "no such booking"), Deed::Nothing),
+            },
+        };
+        (Answer { status: 204, body: None }, deed)
+    }
+
+    fn find(&self, path: &str) -> Option<usize> {
+        match path.strip_prefix("/bookings/by-key/") {
+            Some(key) => self.bookings.iter().position(|booking| booking.key == key),
+            None => {
+                let id = path.strip_prefix("/bookings/")?;
+                self.bookings.iter().position(|booking| booking.id == id)
+            }
+        }
+    }
+}
+
+/// The saga and the step that a call names.
+pub fn step(call: &CallRecord) -> (String, String) {
+    (call.header("saga-id").to_owned(), call.header("saga-step").to_owned())
+}
+
+fn body(call: &CallRecord) -> Option<Json> {
+    serde_json::from_slice(&call.callout.body).ok()
+}

@@ -1,0 +1,140 @@
+//! What a run is given: configurations, proxies, participants, clients, and what happens to them when.
+
+use serde_json::Value as Json;
+
+use super::faults::Faults;
+use super::host::{Headers, Nanos};
+use crate::participant::Fault;
+
+/// A millisecond of virtual time.
+pub const MS: Nanos = 1_000_000;
+/// A second of virtual time.
+pub const SECOND: Nanos = 1_000 * MS;
+
+/// See the module's text.
+#[derive(Debug, Clone)]
+pub struct Plan {
+    /// Versions of the filter's configuration. Every proxy begins with the first.
+    pub configurations: Vec<Json>,
+    /// The Envoys.
+    pub proxies: Vec<ProxyPlan>,
+    /// Names of participants, which are also the names of their clusters.
+    pub participants: Vec<String>,
+    /// In no particular order.
+    pub clients: Vec<ClientPlan>,
+    /// What happens, and when.
+    pub troubles: Vec<(Nanos, Trouble)>,
+    /// Faults for single guests, as a real participant takes them.
+    pub orders: Vec<(String, Fault)>,
+    /// What else goes wrong, until [`Plan::heal_at`].
+    pub faults: Faults,
+    /// From then on nothing goes wrong any more, and everything must come to an end.
+    pub heal_at: Nanos,
+}
+
+/// One Envoy.
+#[derive(Debug, Clone)]
+pub struct ProxyPlan {
+    /// Worker threads, each with a VM of its own.
+    pub workers: usize,
+    /// Two instances of the filter, the second of them a gate, instead of one with `allow_on_headers_stop_iteration`.
+    pub gate_pair: bool,
+}
+
+/// One client.
+#[derive(Debug, Clone)]
+pub struct ClientPlan {
+    /// When it sends its request.
+    pub at: Nanos,
+    /// To which proxy.
+    pub proxy: usize,
+    /// Which worker accepts its connection.
+    pub worker: usize,
+    /// Its request line.
+    pub method: String,
+    /// Its request line.
+    pub path: String,
+    /// Without pseudo-headers.
+    pub headers: Headers,
+    /// What it sends.
+    pub body: Vec<u8>,
+    /// In how many pieces the body comes; 0: with the headers, where it is empty.
+    pub pieces: usize,
+    /// Trailers come after the body.
+    pub trailers: bool,
+    /// When it goes away unless it was answered, counted from its request.
+    pub leaves_after: Option<Nanos>,
+    /// How often it sends the request again where it was not told an end.
+    pub repeats: u32,
+}
+
+/// What happens to a part of the world.
+#[derive(Debug, Clone)]
+pub enum Trouble {
+    /// A participant refuses connections.
+    ParticipantDown {
+        /// Which.
+        participant: usize,
+        /// For how long.
+        for_ns: Nanos,
+    },
+    /// A participant's cluster has no endpoint.
+    NoEndpoint {
+        /// Which.
+        participant: usize,
+        /// For how long.
+        for_ns: Nanos,
+    },
+    /// A VM traps.
+    Trap {
+        /// Of which proxy.
+        proxy: usize,
+        /// Of which worker.
+        worker: usize,
+        /// After how many more host calls.
+        host_calls: u64,
+    },
+    /// The process of a proxy is killed.
+    Kill {
+        /// Which.
+        proxy: usize,
+        /// How long it is away.
+        for_ns: Nanos,
+    },
+    /// A proxy does nothing.
+    Freeze {
+        /// Which.
+        proxy: usize,
+        /// For how long.
+        for_ns: Nanos,
+    },
+    /// A proxy gets a new configuration.
+    Reconfigure {
+        /// Which.
+        proxy: usize,
+        /// Index in [`Plan::configurations`].
+        version: usize,
+        /// How the old one gives way to the new one.
+        how: Succession,
+        /// How long the connections of the old one may go on.
+        drain_ns: Nanos,
+    },
+    /// The wall clock of a proxy's machine jumps.
+    ClockJump {
+        /// Which.
+        proxy: usize,
+        /// By how much, in nanoseconds.
+        by_ns: i64,
+    },
+}
+
+/// What becomes of an old configuration.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Succession {
+    /// Envoy, by LDS: the new root is in the same VM, the old one ends when it says so.
+    SameVm,
+    /// The code or environment has changed: the new root is in a new VM, the old one ends when it says so.
+    NewVm,
+    /// The same, but the old VM does not get the time that it asks for.
+    OldVmThrownAway,
+}

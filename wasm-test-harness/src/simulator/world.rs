@@ -1,0 +1,322 @@
+//! One run: clients, proxies with their VMs, a network and participants, in one thread and in virtual time.
+//!
+//! ```text
+//!            +------------------------------ agenda: what is due, by time ------------------------------+
+//!            v                                                                                          |
+//!   streams: client --> filter chain --\                                     /--> effects --> timers ---+
+//!   vms:     ticks, queues, troubles ----> callback of a VM (the filter) ---+                           |
+//!   network: answers, timeouts --------/                                     \--> calls --> participants
+//! ```
+//!
+//! Everything random comes from the seed, everything has an order, and nothing looks at a real clock: the same seed and
+//! the same filter give the same run.
+
+mod network;
+mod streams;
+mod vms;
+
+use std::cell::{Cell, RefCell};
+use std::collections::BTreeMap;
+use std::rc::Rc;
+
+use rand::{Rng, SeedableRng};
+use rand_pcg::Pcg64Mcg;
+
+use self::streams::Stream;
+use self::vms::Slot;
+use super::filter::Filter;
+use super::history::{CallId, Ended, Happening, History, StreamId, VmId};
+use super::host::{CalloutAnswer, Clock, Nanos};
+use super::participants::Participant;
+use super::plan::{MS, Plan, SECOND, Trouble};
+use super::process::{ContextId, Process};
+
+/// After healing everything must have come to an end within this time.
+const CONVERGES_WITHIN: Nanos = 1_800 * SECOND;
+/// A run with more events than this does not end by itself.
+const MAX_EVENTS: u64 = 400_000;
+
+/// What is on the agenda.
+#[derive(Debug)]
+enum Event {
+    ClientAsks { client: usize, repeat: u32 },
+    Piece { stream: StreamId, index: usize },
+    Trailers(StreamId),
+    Leaves(StreamId),
+    CloseStream(StreamId),
+    ApplicationAnswers(StreamId),
+    Tick { vm: VmId, root: ContextId, generation: u64 },
+    QueueReady { vm: VmId, root: ContextId, queue: u32 },
+    Arrives { call: CallId, copy: bool },
+    Finishes { call: CallId, copy: bool },
+    FinishesOrdered { call: CallId, applied: bool },
+    AnswerArrives { call: CallId, answer: CalloutAnswer, ended: Ended },
+    TimesOut(CallId),
+    Trouble(usize),
+    ParticipantUp(usize),
+    EndpointBack(usize),
+    Starts(usize),
+    Thaws(usize),
+    Drained { vm: VmId, root: ContextId },
+    Heals,
+}
+
+/// One Envoy.
+struct Proxy {
+    process: Rc<RefCell<Process>>,
+    wall_offset: Rc<Cell<i64>>,
+    /// Every VM that it has had; an index is never used again.
+    slots: Vec<Slot>,
+    /// The VM of each thread: two of the main thread, then the workers'.
+    threads: Vec<usize>,
+    version: usize,
+    up: bool,
+    frozen_until: Nanos,
+}
+
+/// How a run came out.
+pub struct Outcome {
+    /// Everything that happened.
+    pub history: History,
+    /// The participants, by name, as they are in the end.
+    pub participants: BTreeMap<String, Participant>,
+    /// The run came to its end: nothing was due any more.
+    pub converged: bool,
+    /// Roots that would not end: they have sagas, after everything is over.
+    pub open_roots: Vec<(VmId, ContextId)>,
+    /// Bytes in shared data, by proxy.
+    pub shared_bytes: Vec<usize>,
+    /// Events that did not fit their saga, as the filter counts them.
+    pub illegal_events: i64,
+    /// How much virtual time the run took.
+    pub took: Nanos,
+    /// Faults that were injected.
+    pub faults: u64,
+}
+
+/// See the module's text.
+pub struct World<'a> {
+    plan: &'a Plan,
+    filter: &'a Filter,
+    seed: u64,
+    clock: Rc<Clock>,
+    random: Pcg64Mcg,
+    agenda: BTreeMap<(Nanos, u64), Event>,
+    scheduled: u64,
+    history: History,
+    proxies: Vec<Proxy>,
+    participants: Vec<Participant>,
+    /// Calls that have not ended for their VM, by its token.
+    open_calls: BTreeMap<CallId, ()>,
+    streams: Vec<Stream>,
+    stream_of: BTreeMap<(VmId, ContextId), StreamId>,
+    healed: bool,
+    faults: u64,
+    illegal_events: i64,
+}
+
+impl<'a> World<'a> {
+    /// Runs a plan to its end.
+    pub fn run(plan: &'a Plan, filter: &'a Filter, seed: u64) -> Outcome {
+        let mut world = World::new(plan, filter, seed);
+        world.prepare();
+        let mut events = 0;
+        let mut converged = true;
+        while let Some(((at, _), event)) = world.agenda.pop_first() {
+            events += 1;
+            if events > MAX_EVENTS || at > plan.heal_at + CONVERGES_WITHIN {
+                converged = false;
+                break;
+            }
+            world.clock.advance_to(at);
+            world.take(event);
+        }
+        world.outcome(converged)
+    }
+
+    fn new(plan: &'a Plan, filter: &'a Filter, seed: u64) -> World<'a> {
+        World {
+            plan,
+            filter,
+            seed,
+            clock: Rc::default(),
+            random: Pcg64Mcg::seed_from_u64(seed),
+            agenda: BTreeMap::new(),
+            scheduled: 0,
+            history: History::default(),
+            proxies: Vec::new(),
+            participants: plan.participants.iter().map(|name| Participant::new(name)).collect(),
+            open_calls: BTreeMap::new(),
+            streams: Vec::new(),
+            stream_of: BTreeMap::new(),
+            healed: false,
+            faults: 0,
+            illegal_events: 0,
+        }
+    }
+
+    fn prepare(&mut self) {
+        for (participant, fault) in &self.plan.orders {
+            let index = self.plan.participants.iter().position(|name| name == participant);
+            let participant = index.map(|index| &self.participants[index]);
+            let ordered = participant.map(|participant| participant.faults.add(fault.clone()));
+            assert!(matches!(ordered, Some(Ok(()))), "{fault:?} cannot be ordered");
+        }
+        for _ in &self.plan.proxies {
+            self.proxies.push(Proxy {
+                process: Rc::default(),
+                wall_offset: Rc::default(),
+                slots: Vec::new(),
+                threads: Vec::new(),
+                version: 0,
+                up: false,
+                frozen_until: 0,
+            });
+        }
+        for proxy in 0..self.plan.proxies.len() {
+            self.start_proxy(proxy);
+        }
+        for (client, plan) in self.plan.clients.iter().enumerate() {
+            self.schedule_at(plan.at, Event::ClientAsks { client, repeat: 0 });
+        }
+        for (index, (at, _)) in self.plan.troubles.iter().enumerate() {
+            self.schedule_at(*at, Event::Trouble(index));
+        }
+        self.schedule_at(self.plan.heal_at, Event::Heals);
+    }
+
+    fn now(&self) -> Nanos {
+        self.clock.now()
+    }
+
+    fn schedule(&mut self, after: Nanos, event: Event) {
+        self.schedule_at(self.now().saturating_add(after), event);
+    }
+
+    fn schedule_at(&mut self, at: Nanos, event: Event) {
+        self.scheduled += 1;
+        self.agenda.insert((at, self.scheduled), event);
+    }
+
+    fn tell(&mut self, happening: Happening) {
+        let now = self.now();
+        self.history.add(now, happening);
+    }
+
+    fn tell_of(&mut self, place: impl Into<String>, what: impl Into<String>) {
+        self.tell(Happening::Happened(place.into(), what.into()));
+    }
+
+    /// Whether a fault of that rate strikes. None does once everything has healed.
+    fn strikes(&mut self, rate: f64) -> bool {
+        let strikes = rate > 0.0 && !self.healed && self.random.random_bool(rate);
+        self.faults += u64::from(strikes);
+        strikes
+    }
+
+    /// A time between the two, in nanoseconds.
+    fn between(&mut self, least: Nanos, most: Nanos) -> Nanos {
+        self.random.random_range(least..=most.max(least))
+    }
+
+    fn take(&mut self, event: Event) {
+        // A frozen proxy does what it has missed once it wakes, in the order in which it was due.
+        if let Some(proxy) = self.proxy_of(&event)
+            && self.proxies[proxy].frozen_until > self.now()
+        {
+            return self.schedule_at(self.proxies[proxy].frozen_until, event);
+        }
+        match event {
+            Event::ClientAsks { client, repeat } => self.client_asks(client, repeat),
+            Event::Piece { stream, index } => self.piece(stream, index),
+            Event::Trailers(stream) => self.trailers(stream),
+            Event::Leaves(stream) => self.client_leaves(stream),
+            Event::CloseStream(stream) => self.close_stream(stream),
+            Event::ApplicationAnswers(stream) => self.application_answers(stream),
+            Event::Tick { vm, root, generation } => self.tick(vm, root, generation),
+            Event::QueueReady { vm, root, queue } => {
+                self.callback(vm, |vm| vm.queue_ready(root, queue));
+            }
+            Event::Arrives { call, copy } => self.arrives(call, copy),
+            Event::Finishes { call, copy } => self.finishes(call, copy),
+            Event::FinishesOrdered { call, applied } => self.finishes_ordered(call, applied),
+            Event::AnswerArrives { call, answer, ended } => self.call_ended(call, answer, ended),
+            Event::TimesOut(call) => self.times_out(call),
+            Event::Trouble(index) => self.trouble(index),
+            Event::ParticipantUp(index) => {
+                self.participants[index].down -= 1;
+                self.tell_of(self.plan.participants[index].clone(), "is up");
+            }
+            Event::EndpointBack(index) => self.set_endpoint(index, true),
+            Event::Starts(proxy) => self.start_proxy(proxy),
+            Event::Thaws(proxy) => self.tell_of(format!("proxy{proxy}"), "wakes up"),
+            Event::Drained { vm, root } => self.drained(vm, root),
+            Event::Heals => {
+                self.healed = true;
+                self.tell_of("all", "HEALS: from now on nothing goes wrong");
+            }
+        }
+    }
+
+    fn proxy_of(&self, event: &Event) -> Option<usize> {
+        match event {
+            Event::ClientAsks { client, .. } => Some(self.plan.clients[*client].proxy),
+            Event::Piece { stream, .. }
+            | Event::Trailers(stream)
+            | Event::Leaves(stream)
+            | Event::CloseStream(stream)
+            | Event::ApplicationAnswers(stream) => self.history.streams[*stream].vm.map(|vm| vm.0),
+            Event::Tick { vm, .. } | Event::QueueReady { vm, .. } | Event::Drained { vm, .. } => Some(vm.0),
+            Event::AnswerArrives { call, .. } | Event::TimesOut(call) => Some(self.history.calls[*call].vm.0),
+            _ => None,
+        }
+    }
+
+    fn trouble(&mut self, index: usize) {
+        let trouble = self.plan.troubles[index].1.clone();
+        self.faults += 1;
+        match trouble {
+            Trouble::ParticipantDown { participant, for_ns } => {
+                self.participants[participant].down += 1;
+                self.tell_of(self.plan.participants[participant].clone(), format!("is down for {} ms", for_ns / MS));
+                self.schedule(for_ns, Event::ParticipantUp(participant));
+            }
+            Trouble::NoEndpoint { participant, for_ns } => {
+                self.set_endpoint(participant, false);
+                self.schedule(for_ns, Event::EndpointBack(participant));
+            }
+            Trouble::Trap { proxy, worker, host_calls } => self.order_trap(proxy, worker, host_calls),
+            Trouble::Kill { proxy, for_ns } => self.kill_proxy(proxy, for_ns),
+            Trouble::Freeze { proxy, for_ns } => {
+                let until = self.now() + for_ns;
+                self.proxies[proxy].frozen_until = self.proxies[proxy].frozen_until.max(until);
+                self.tell_of(format!("proxy{proxy}"), format!("is frozen for {} ms", for_ns / MS));
+                self.schedule(for_ns, Event::Thaws(proxy));
+            }
+            Trouble::Reconfigure { proxy, version, how, drain_ns } => self.reconfigure(proxy, version, how, drain_ns),
+            Trouble::ClockJump { proxy, by_ns } => {
+                self.proxies[proxy].wall_offset.set(by_ns);
+                self.tell_of(format!("proxy{proxy}"), format!("its wall clock is {} ms off", by_ns / 1_000_000));
+            }
+        }
+    }
+
+    fn outcome(mut self, converged: bool) -> Outcome {
+        let open_roots = self.roots_that_do_not_end();
+        for proxy in 0..self.proxies.len() {
+            self.count_illegal_events(proxy);
+        }
+        let participants = self.plan.participants.iter().cloned().zip(self.participants).collect();
+        let shared = self.proxies.iter().map(|proxy| proxy.process.borrow().shared_bytes());
+        Outcome {
+            participants,
+            converged,
+            open_roots,
+            shared_bytes: shared.collect(),
+            illegal_events: self.illegal_events,
+            took: self.clock.now(),
+            faults: self.faults,
+            history: self.history,
+        }
+    }
+}

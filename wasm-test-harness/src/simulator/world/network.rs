@@ -1,0 +1,276 @@
+//! Calls on their way to participants and back, and what goes wrong there.
+
+use rand::Rng;
+use rand::seq::IndexedRandom;
+use serde_json::json;
+
+use super::{Event, World};
+use crate::participant::{Fault, FaultKind};
+use crate::simulator::history::{CallId, Deed, Ended, Happening};
+use crate::simulator::host::{CalloutAnswer, Headers, Nanos};
+use crate::simulator::participants::{Answer, Participant, step};
+use crate::simulator::plan::{MS, SECOND};
+
+/// How long a call or a copy of it may be on its way at most.
+const LATEST: Nanos = 60 * SECOND;
+/// Answers of this size and more are more than Envoy keeps.
+const TOO_BIG_MIB: u64 = 40;
+
+impl World<'_> {
+    /// A call leaves its proxy.
+    pub(super) fn send(&mut self, call: CallId) {
+        let callout = &self.history.calls[call].callout;
+        let timeout = Nanos::from(callout.timeout_ms) * MS;
+        let Some(index) = self.participant_of(call) else { return };
+        if timeout > 0 {
+            self.schedule(timeout, Event::TimesOut(call));
+        }
+        let faults = self.plan.faults.clone();
+        let latency = self.between(MS / 5, 3 * MS);
+        if self.participants[index].down > 0 {
+            return self.schedule(latency, reset(call));
+        }
+        if self.strikes(faults.request_lost) {
+            if self.random.random_bool(0.5) {
+                self.schedule(latency, reset(call));
+            }
+            return;
+        }
+        if self.strikes(faults.request_late) {
+            let late = self.between(0, LATEST);
+            return self.schedule(timeout + late, Event::Arrives { call, copy: false });
+        }
+        self.schedule(latency, Event::Arrives { call, copy: false });
+        if self.strikes(faults.duplicate_delivery) {
+            let later = self.between(0, LATEST);
+            self.schedule(latency + later, Event::Arrives { call, copy: true });
+        }
+    }
+
+    fn participant_of(&self, call: CallId) -> Option<usize> {
+        let cluster = &self.history.calls[call].callout.cluster;
+        self.plan.participants.iter().position(|name| name == cluster)
+    }
+
+    /// A call, or a copy of it, has reached its participant.
+    pub(super) fn arrives(&mut self, call: CallId, copy: bool) {
+        let Some(index) = self.participant_of(call) else { return };
+        if self.participants[index].down > 0 {
+            return;
+        }
+        let record = self.history.calls[call].clone();
+        if !copy && let Some(fault) = self.participants[index].take_fault(&record) {
+            return self.ordered(call, index, &fault);
+        }
+        let key = record.header("idempotency-key").to_owned();
+        if self.participants[index].busy.contains(&key) {
+            return self.deal(call, copy, Answer::error(409, "it is being worked on"), Deed::Nothing);
+        }
+        if self.refuses(call, index) {
+            return self.deal(call, copy, Answer::error(422, "refused"), Deed::Nothing);
+        }
+        let faults = self.plan.faults.clone();
+        if self.strikes(faults.not_now) {
+            let status = if self.random.random_bool(0.5) { 429 } else { 503 };
+            return self.deal(call, copy, Answer::error(status, "not now"), Deed::Nothing);
+        }
+        if self.strikes(faults.server_error) {
+            let deed = match self.random.random_bool(0.5) {
+                true => self.participants[index].apply(&record).1,
+                false => Deed::Nothing,
+            };
+            let status = [500, 502, 504].choose(&mut self.random).copied().unwrap_or(500);
+            return self.deal(call, copy, Answer::error(status, "failed"), deed);
+        }
+        if self.strikes(faults.slow_participant) {
+            self.participants[index].busy.insert(key);
+            let takes = self.between(MS, 3 * Nanos::from(record.callout.timeout_ms) * MS);
+            return self.schedule(takes, Event::Finishes { call, copy });
+        }
+        let (answer, deed) = self.participants[index].apply(&record);
+        self.deal(call, copy, answer, deed);
+    }
+
+    /// A participant that refuses a step does so for good, and only one that it has not done.
+    fn refuses(&mut self, call: CallId, index: usize) -> bool {
+        let rate = self.plan.faults.definite_refusal;
+        let record = self.history.calls[call].clone();
+        if record.is_compensation() {
+            return self.strikes(rate);
+        }
+        let step = step(&record);
+        if let Some(refuses) = self.participants[index].refuses.get(&step) {
+            return *refuses;
+        }
+        let refuses = self.strikes(rate);
+        self.participants[index].refuses.insert(step, refuses);
+        refuses
+    }
+
+    /// A slow participant has come to it.
+    pub(super) fn finishes(&mut self, call: CallId, copy: bool) {
+        let Some(index) = self.participant_of(call) else { return };
+        let record = self.history.calls[call].clone();
+        self.participants[index].busy.remove(record.header("idempotency-key"));
+        let (answer, deed) = self.participants[index].apply(&record);
+        self.deal(call, copy, answer, deed);
+    }
+
+    /// The participant has dealt with a call: its answer goes back. That to a copy, nobody waits for.
+    fn deal(&mut self, call: CallId, copy: bool, answer: Answer, deed: Deed) {
+        self.tell(Happening::Dealt { call, deed, answers: answer.status });
+        if copy {
+            return;
+        }
+        let faults = self.plan.faults.clone();
+        let latency = self.between(MS / 5, 3 * MS);
+        if self.strikes(faults.answer_lost) {
+            if self.random.random_bool(0.5) {
+                self.schedule(latency, reset(call));
+            }
+            return;
+        }
+        if self.strikes(faults.answer_late) {
+            return;
+        }
+        if self.strikes(faults.answer_truncated) {
+            return self.schedule(latency, broken(call));
+        }
+        let succeeded = (200..300).contains(&answer.status) && answer.body.is_some();
+        let mut body = answer.body.as_ref().map_or(Vec::new(), |body| body.to_string().into_bytes());
+        if succeeded && self.strikes(faults.answer_unreadable) {
+            let wrong: &[u8] = if self.random.random_bool(0.5) { b"booked {not: json" } else { b"{}" };
+            body = wrong.to_vec();
+        }
+        let mut headers = answer_headers(answer.status);
+        if matches!(answer.status, 429 | 503) {
+            let after_s = self.random.random_range(0..=3_u32);
+            headers.push(("retry-after".to_owned(), after_s.to_string().into_bytes()));
+        }
+        self.schedule(latency, whole(call, answer.status, headers, body));
+    }
+
+    /// Does, or does not do, what was asked, and answers as a fault says: as the real participant does.
+    fn ordered(&mut self, call: CallId, index: usize, fault: &Fault) {
+        let record = self.history.calls[call].clone();
+        let done = fault.does_it().then(|| self.participants[index].apply(&record));
+        let deed = done.as_ref().map_or(Deed::Nothing, |(_, deed)| *deed);
+        if let Some((refused, deed)) = done.clone()
+            && refused.status >= 300
+            && !fault.fault.shows_on_a_refusal()
+        {
+            return self.deal(call, false, refused, deed);
+        }
+        let shown = done.map_or_else(|| Participant::pretended(&record), |(answer, _)| answer);
+        let latency = MS;
+        let dealt = |answers| Happening::Dealt { call, deed, answers };
+        let with_body = |answer: &Answer| match &answer.body {
+            Some(body) => (answer.status, body.to_string()),
+            None => (200, json!({"state": "cancelled"}).to_string()),
+        };
+        match fault.fault {
+            FaultKind::Refuse => self.deal(call, false, Answer::error(422, "refused, as was ordered"), deed),
+            FaultKind::Error500 => self.deal(call, false, Answer::error(500, "failed, as was ordered"), deed),
+            FaultKind::Trailers => self.deal(call, false, shown, deed),
+            FaultKind::Delay => {
+                if fault.does_it() {
+                    self.tell(dealt(shown.status));
+                }
+                let applied = fault.does_it();
+                self.schedule(fault.delay_ms * MS, Event::FinishesOrdered { call, applied });
+            }
+            FaultKind::Hang | FaultKind::ApplyNoAnswer => self.tell(dealt(0)),
+            FaultKind::Reset => {
+                self.tell(dealt(0));
+                self.schedule(latency, reset(call));
+            }
+            FaultKind::Truncate => {
+                self.tell(dealt(shown.status));
+                self.schedule(latency, broken(call));
+            }
+            FaultKind::Unavailable503 | FaultKind::TooMany429 => {
+                let status = if fault.fault == FaultKind::TooMany429 { 429 } else { 503 };
+                self.tell(dealt(status));
+                let mut headers = answer_headers(status);
+                headers.push(("retry-after".to_owned(), fault.retry_after_s.to_string().into_bytes()));
+                self.schedule(latency, whole(call, status, headers, b"{\"error\":\"not now\"}".to_vec()));
+            }
+            FaultKind::BigAnswer if fault.size_mib >= TOO_BIG_MIB => {
+                self.tell(dealt(shown.status));
+                self.schedule(latency, broken(call));
+            }
+            FaultKind::BigAnswer => {
+                self.tell(dealt(shown.status));
+                let (status, body) = with_body(&shown);
+                let filler = "x".repeat(usize::try_from(fault.size_mib << 20).unwrap_or(usize::MAX));
+                let body = format!("{{\"filler\":\"{filler}\",{}", body.trim_start_matches('{'));
+                self.schedule(latency, whole(call, status, answer_headers(status), body.into_bytes()));
+            }
+            FaultKind::StrangeHeaders => {
+                self.tell(dealt(shown.status));
+                let mut headers = answer_headers(shown.status);
+                headers.push(("x-not-utf-8".to_owned(), b"caf\xe9 \xff\xfe".to_vec()));
+                headers.extend(["one", "two"].map(|value| ("x-repeated".to_owned(), value.as_bytes().to_vec())));
+                headers.push(("x-empty".to_owned(), Vec::new()));
+                let body = shown.body.as_ref().map_or(Vec::new(), |body| body.to_string().into_bytes());
+                self.schedule(latency, whole(call, shown.status, headers, body));
+            }
+            FaultKind::NotJson => {
+                self.tell(dealt(shown.status));
+                let status = with_body(&shown).0;
+                self.schedule(latency, whole(call, status, answer_headers(status), b"booked {not: json".to_vec()));
+            }
+        }
+    }
+
+    /// What was ordered to be slow is done now, unless it was before.
+    pub(super) fn finishes_ordered(&mut self, call: CallId, applied: bool) {
+        let Some(index) = self.participant_of(call) else { return };
+        let record = self.history.calls[call].clone();
+        let (answer, deed) = self.participants[index].apply(&record);
+        self.deal(call, false, answer, if applied { Deed::Nothing } else { deed });
+    }
+
+    pub(super) fn times_out(&mut self, call: CallId) {
+        let body = b"upstream request timeout".to_vec();
+        let headers = answer_headers(504);
+        let answer = CalloutAnswer::Whole { headers, body };
+        self.call_ended(call, answer, Ended::Proxy(504));
+    }
+
+    /// The first end of a call is told to the VM that made it, if that is still there.
+    pub(super) fn call_ended(&mut self, call: CallId, answer: CalloutAnswer, ended: Ended) {
+        if self.open_calls.remove(&call).is_none() {
+            return;
+        }
+        let (vm, context) = (self.history.calls[call].vm, self.history.calls[call].callout.context);
+        let token = self.history.calls[call].callout.token;
+        if !self.slot(vm).is_alive() {
+            return self.tell(Happening::Ended(call, Ended::Forgotten));
+        }
+        self.tell(Happening::Ended(call, ended));
+        self.callback(vm, |vm| vm.callout_ended(context, token, answer));
+    }
+}
+
+fn answer_headers(status: u16) -> Headers {
+    vec![
+        (":status".to_owned(), status.to_string().into_bytes()),
+        ("content-type".to_owned(), b"application/json".to_vec()),
+    ]
+}
+
+fn whole(call: CallId, status: u16, headers: Headers, body: Vec<u8>) -> Event {
+    Event::AnswerArrives { call, answer: CalloutAnswer::Whole { headers, body }, ended: Ended::Answered(status) }
+}
+
+/// The connection was refused or reset: Envoy answers in the participant's place.
+fn reset(call: CallId) -> Event {
+    let body = b"upstream connect error or disconnect/reset before headers".to_vec();
+    let answer = CalloutAnswer::Whole { headers: answer_headers(503), body };
+    Event::AnswerArrives { call, answer, ended: Ended::Proxy(503) }
+}
+
+fn broken(call: CallId) -> Event {
+    Event::AnswerArrives { call, answer: CalloutAnswer::Broken, ended: Ended::Broken }
+}

@@ -1,0 +1,342 @@
+//! The VMs of the proxies: their callbacks and what comes of them, their starts and ends, and new configurations.
+
+use std::cell::RefCell;
+use std::rc::Rc;
+
+use serde_json::{Value as Json, json};
+
+use super::{Event, World};
+use crate::simulator::history::{CallRecord, Happening, Told, VmId};
+use crate::simulator::host::{Effect, Host, Nanos};
+use crate::simulator::plan::{MS, SECOND, Succession};
+use crate::simulator::process::{ClusterState, ContextId, Process};
+use crate::simulator::vm::{Trapped, Vm};
+
+/// The main thread has two VMs: Envoy checks a configuration in one, and serves what is not of a worker from another.
+pub(super) const MAIN_VMS: usize = 2;
+/// Envoy makes no new VM sooner than this after a trap.
+const RELOAD_BACK_OFF: Nanos = SECOND;
+
+/// One VM of a proxy, or the place of one that has gone.
+pub(super) struct Slot {
+    vm: Option<Box<dyn Vm>>,
+    pub(super) version: usize,
+    roots: Vec<Root>,
+    /// The roots that new streams get, in the order of the filter chain.
+    pub(super) chain: Vec<ContextId>,
+    next_context: ContextId,
+    /// When it trapped.
+    trapped_at: Option<Nanos>,
+    /// It ends with its last root: another has taken its place.
+    replaced: bool,
+    thrown_away: bool,
+}
+
+struct Root {
+    id: ContextId,
+    tick_generation: u64,
+    period_ms: u32,
+    /// It was asked to end.
+    ending: bool,
+}
+
+impl Slot {
+    pub(super) fn new_context(&mut self) -> ContextId {
+        self.next_context += 1;
+        self.next_context
+    }
+
+    pub(super) fn is_alive(&self) -> bool {
+        self.vm.is_some()
+    }
+}
+
+impl World<'_> {
+    pub(super) fn slot(&mut self, vm: VmId) -> &mut Slot {
+        &mut self.proxies[vm.0].slots[vm.1]
+    }
+
+    /// Calls back a VM, and then does what it wants done. None: it is not there any more.
+    pub(super) fn callback<R>(
+        &mut self,
+        vm: VmId,
+        act: impl FnOnce(&mut dyn Vm) -> Result<R, Trapped>,
+    ) -> Option<R> {
+        let mut taken = self.slot(vm).vm.take()?;
+        let result = act(taken.as_mut());
+        let effects = std::mem::take(&mut taken.host().effects);
+        self.slot(vm).vm = Some(taken);
+        let trapped = result.is_err();
+        for effect in effects {
+            // What waits for the end of the callback does not happen if that is a trap.
+            if !trapped || matches!(effect, Effect::Call(_) | Effect::CallRefused(..) | Effect::Log(..)) {
+                self.perform(vm, effect);
+            }
+        }
+        match result {
+            Ok(value) => Some(value),
+            Err(why) => {
+                self.trapped(vm, why);
+                None
+            }
+        }
+    }
+
+    fn perform(&mut self, vm: VmId, effect: Effect) {
+        let at = self.now();
+        match effect {
+            Effect::Call(callout) => {
+                let call = self.history.calls.len();
+                self.history.calls.push(CallRecord { at, vm, callout });
+                self.open_calls.insert(call, ());
+                self.tell(Happening::Called(call));
+                self.send(call);
+            }
+            Effect::CallRefused(callout, status) => {
+                let call = self.history.calls.len();
+                self.history.calls.push(CallRecord { at, vm, callout });
+                self.tell(Happening::CallRefused(call, status));
+            }
+            Effect::Reply(reply) => {
+                if let Some(stream) = self.stream_of.get(&(vm, reply.stream)).copied() {
+                    let told = Told::Answer { status: reply.status, headers: reply.headers, body: reply.body };
+                    self.answer_stream(stream, told);
+                }
+            }
+            Effect::TickPeriod(root, period_ms) => {
+                let Some(slot) = self.slot(vm).roots.iter_mut().find(|one| one.id == root) else { return };
+                slot.tick_generation += 1;
+                slot.period_ms = period_ms;
+                let generation = slot.tick_generation;
+                if period_ms > 0 {
+                    self.schedule(Nanos::from(period_ms) * MS, Event::Tick { vm, root, generation });
+                }
+            }
+            Effect::QueueReady(owner, root, queue) => {
+                self.schedule(0, Event::QueueReady { vm: (vm.0, owner), root, queue });
+            }
+            Effect::Done(root) => self.end_root(vm, root),
+            Effect::Log(level, text) => self.tell(Happening::Logged(vm, level, text)),
+        }
+    }
+
+    pub(super) fn tick(&mut self, vm: VmId, root: ContextId, generation: u64) {
+        let current = |world: &mut Self| {
+            let root = world.slot(vm).roots.iter().find(|one| one.id == root);
+            root.filter(|root| root.tick_generation == generation).map(|root| root.period_ms)
+        };
+        if current(self).is_none() {
+            return;
+        }
+        self.callback(vm, |vm| vm.tick(root));
+        // The timer starts again after the callback, unless that has set it anew.
+        if let Some(period_ms) = current(self) {
+            self.schedule(Nanos::from(period_ms) * MS, Event::Tick { vm, root, generation });
+        }
+    }
+
+    fn trapped(&mut self, vm: VmId, why: Trapped) {
+        self.tell(Happening::Trapped(vm, why.0));
+        let now = self.now();
+        self.slot(vm).trapped_at = Some(now);
+        self.remove_vm(vm, "trapped");
+    }
+
+    /// Takes a VM away, with all that is in it. Its streams are answered no more.
+    fn remove_vm(&mut self, vm: VmId, why: &'static str) {
+        if self.slot(vm).vm.take().is_some() {
+            self.slot(vm).roots.clear();
+            self.proxies[vm.0].process.borrow_mut().remove_vm(vm.1);
+            self.tell(Happening::VmGone(vm, why));
+        }
+    }
+
+    pub(super) fn order_trap(&mut self, proxy: usize, worker: usize, host_calls: u64) {
+        let Some(vm) = self.proxies[proxy].threads.get(MAIN_VMS + worker).copied() else { return };
+        if let Some(vm) = &mut self.slot((proxy, vm)).vm {
+            vm.trap_after(host_calls);
+        }
+    }
+
+    /// The VM that serves new streams of a worker. One that has trapped is made anew once its back-off is over.
+    pub(super) fn serving_vm(&mut self, proxy: usize, worker: usize) -> Option<VmId> {
+        let thread = MAIN_VMS + worker;
+        let index = *self.proxies[proxy].threads.get(thread)?;
+        let slot = &self.proxies[proxy].slots[index];
+        if slot.is_alive() {
+            return Some((proxy, index));
+        }
+        if slot.trapped_at.is_some_and(|at| self.now() < at + RELOAD_BACK_OFF) {
+            return None;
+        }
+        Some(self.start_vm(proxy, thread))
+    }
+
+    pub(super) fn start_proxy(&mut self, proxy: usize) {
+        let clusters = self.plan.participants.iter().map(String::as_str);
+        self.proxies[proxy].process = Rc::new(RefCell::new(Process::new(clusters)));
+        self.proxies[proxy].up = true;
+        self.proxies[proxy].threads = vec![0; MAIN_VMS + self.plan.proxies[proxy].workers];
+        self.tell_of(format!("proxy{proxy}"), "starts");
+        for thread in 0..self.proxies[proxy].threads.len() {
+            self.start_vm(proxy, thread);
+        }
+    }
+
+    fn start_vm(&mut self, proxy: usize, thread: usize) -> VmId {
+        let vm = (proxy, self.proxies[proxy].slots.len());
+        let version = self.proxies[proxy].version;
+        let at = &self.proxies[proxy];
+        let (process, offset) = (Rc::clone(&at.process), Rc::clone(&at.wall_offset));
+        process.borrow_mut().add_vm(vm.1);
+        let seed = self.seed ^ ((proxy as u64 + 1) << 40) ^ ((vm.1 as u64 + 1) << 20);
+        let host = Host::new(vm.1, process, Rc::clone(&self.clock), offset, seed);
+        let started = self.filter.start(host);
+        let (started, trap) = match started {
+            Ok(started) => (Some(started), None),
+            Err(trap) => (None, Some(trap)),
+        };
+        self.proxies[proxy].slots.push(Slot {
+            vm: started,
+            version,
+            roots: Vec::new(),
+            chain: Vec::new(),
+            next_context: 0,
+            trapped_at: None,
+            replaced: false,
+            thrown_away: false,
+        });
+        self.proxies[proxy].threads[thread] = vm.1;
+        if let Some(trap) = trap {
+            self.trapped(vm, trap);
+        }
+        self.configure(vm, version);
+        vm
+    }
+
+    /// Makes the roots of a configuration, which new streams get from now on.
+    fn configure(&mut self, vm: VmId, version: usize) {
+        let configuration = &self.plan.configurations[version];
+        let chain: Vec<Vec<u8>> = if self.plan.proxies[vm.0].gate_pair {
+            let mut first = configuration.clone();
+            first["gate"] = Json::Bool(true);
+            vec![first.to_string().into_bytes(), json!({"version": 1, "role": "gate"}).to_string().into_bytes()]
+        } else {
+            vec![configuration.to_string().into_bytes()]
+        };
+        let mut ids = Vec::new();
+        let mut taken = true;
+        for configuration in chain {
+            let id = self.slot(vm).new_context();
+            self.slot(vm).roots.push(Root { id, tick_generation: 0, period_ms: 0, ending: false });
+            taken &= self.callback(vm, |vm| vm.create_root(id, &configuration)) == Some(true);
+            ids.push(id);
+        }
+        self.slot(vm).chain = ids;
+        self.slot(vm).version = version;
+        self.tell(Happening::VmStarted(vm, version, taken));
+    }
+
+    pub(super) fn kill_proxy(&mut self, proxy: usize, for_ns: Nanos) {
+        if !self.proxies[proxy].up {
+            return;
+        }
+        self.tell_of(format!("proxy{proxy}"), "is killed");
+        self.proxies[proxy].up = false;
+        self.proxies[proxy].frozen_until = 0;
+        self.count_illegal_events(proxy);
+        for vm in 0..self.proxies[proxy].slots.len() {
+            self.remove_vm((proxy, vm), "killed with its process");
+        }
+        self.cut_streams(|vm, _| vm.0 == proxy, "the proxy was killed");
+        self.schedule(for_ns, Event::Starts(proxy));
+    }
+
+    /// Remembers what a process that is about to end has counted.
+    pub(super) fn count_illegal_events(&mut self, proxy: usize) {
+        self.illegal_events += self.proxies[proxy].process.borrow().metric("sagabox_illegal_events");
+    }
+
+    pub(super) fn reconfigure(&mut self, proxy: usize, version: usize, how: Succession, drain_ns: Nanos) {
+        if !self.proxies[proxy].up {
+            return;
+        }
+        self.tell_of(format!("proxy{proxy}"), format!("gets configuration {version}: {how:?}"));
+        self.proxies[proxy].version = version;
+        for thread in 0..self.proxies[proxy].threads.len() {
+            let vm = (proxy, self.proxies[proxy].threads[thread]);
+            if !self.slot(vm).is_alive() {
+                continue;
+            }
+            let old = self.slot(vm).chain.clone();
+            if how == Succession::SameVm {
+                self.configure(vm, version);
+            } else {
+                self.slot(vm).replaced = true;
+                self.slot(vm).thrown_away = how == Succession::OldVmThrownAway;
+                self.start_vm(proxy, thread);
+            }
+            for root in old {
+                self.schedule(drain_ns, Event::Drained { vm, root });
+            }
+        }
+    }
+
+    /// The listener of a root has drained: its connections are cut, and it is asked to end.
+    pub(super) fn drained(&mut self, vm: VmId, root: ContextId) {
+        self.cut_streams(|of, chain| of == vm && chain.contains(&root), "the old listener has drained");
+        if !self.slot(vm).roots.iter().any(|one| one.id == root) {
+            return;
+        }
+        if let Some(root) = self.slot(vm).roots.iter_mut().find(|one| one.id == root) {
+            root.ending = true;
+        }
+        let done = self.callback(vm, |vm| vm.done(root));
+        if done == Some(true) || (done.is_some() && self.slot(vm).thrown_away) {
+            self.end_root(vm, root);
+        }
+    }
+
+    fn end_root(&mut self, vm: VmId, root: ContextId) {
+        if !self.slot(vm).roots.iter().any(|one| one.id == root && one.ending) {
+            return;
+        }
+        self.slot(vm).roots.retain(|one| one.id != root);
+        self.tell(Happening::RootEnded(vm, root));
+        self.callback(vm, |vm| vm.delete(root));
+        if let Some(vm) = &mut self.slot(vm).vm {
+            vm.host().roots.remove(&root);
+        }
+        let slot = self.slot(vm);
+        if slot.replaced && slot.roots.is_empty() {
+            let why = if slot.thrown_away { "thrown away" } else { "replaced, and done" };
+            self.remove_vm(vm, why);
+        }
+    }
+
+    pub(super) fn set_endpoint(&mut self, participant: usize, there: bool) {
+        let name = self.plan.participants[participant].clone();
+        let state = if there { ClusterState::HasEndpoint } else { ClusterState::NoEndpoint };
+        for proxy in &self.proxies {
+            proxy.process.borrow_mut().set_cluster(&name, state);
+        }
+        self.tell_of(name, if there { "has an endpoint again" } else { "has no endpoint" });
+    }
+
+    /// Asks every root to end. One that has no saga does at once.
+    pub(super) fn roots_that_do_not_end(&mut self) -> Vec<(VmId, ContextId)> {
+        let mut open = Vec::new();
+        for proxy in 0..self.proxies.len() {
+            for index in 0..self.proxies[proxy].slots.len() {
+                let vm = (proxy, index);
+                let roots: Vec<ContextId> = self.slot(vm).roots.iter().map(|root| root.id).collect();
+                for root in roots {
+                    if self.callback(vm, |vm| vm.done(root)) == Some(false) {
+                        open.push((vm, root));
+                    }
+                }
+            }
+        }
+        open
+    }
+}
