@@ -190,7 +190,7 @@ impl History {
                 let vm = record.and_then(|record| record.vm).map_or("nobody".to_owned(), vm_name);
                 (self.client(*stream), format!("--> {vm}  asks"))
             }
-            Happening::Told(stream, told) => (self.client(*stream), format!("<--  {}", told_text(told))),
+            Happening::Told(stream, told) => (self.client(*stream), format!("<--  {}", told.line())),
             Happening::Left(stream) => (self.client(*stream), "x    goes away".to_owned()),
             Happening::Called(call) => self.call(*call, "-->", String::new()),
             Happening::CallRefused(call, status) => self.call(*call, "-x ", format!("refused by the proxy: {status:?}")),
@@ -237,13 +237,22 @@ pub fn vm_name((proxy, vm): VmId) -> String {
     format!("proxy{proxy}.vm{vm}")
 }
 
-fn told_text(told: &Told) -> String {
-    match told {
-        Told::Answer { status, headers, body } => {
-            let saga_status = text(headers, "saga-status").unwrap_or("no saga");
-            format!("{status} {saga_status}  {}", String::from_utf8_lossy(body))
+impl Told {
+    /// In a few words.
+    pub fn summary(&self) -> String {
+        match self {
+            Told::Answer { status, headers, .. } => {
+                format!("{status} {}", text(headers, "saga-status").unwrap_or("no saga"))
+            }
+            Told::Application => "the application's answer".to_owned(),
+            Told::Cut(why) => format!("connection cut: {why}"),
         }
-        Told::Application => "the application's answer".to_owned(),
-        Told::Cut(why) => format!("connection cut: {why}"),
+    }
+
+    fn line(&self) -> String {
+        match self {
+            Told::Answer { body, .. } => format!("{}  {}", self.summary(), String::from_utf8_lossy(body)),
+            Told::Application | Told::Cut(_) => self.summary(),
+        }
     }
 }

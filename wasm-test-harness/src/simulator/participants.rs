@@ -7,7 +7,7 @@ use std::collections::{BTreeMap, BTreeSet};
 
 use serde_json::{Value as Json, json};
 
-use super::history::{CallRecord, Deed};
+use super::history::{CallId, CallRecord, Deed};
 use crate::participant::{Action, Fault, Faults};
 
 /// What a participant answers.
@@ -50,6 +50,9 @@ pub struct Participant {
     pub busy: BTreeSet<String>,
     /// Whether it refuses a step of a saga; once it was asked, for good.
     pub refuses: BTreeMap<(String, String), bool>,
+    /// Calls that it has put off: a copy that arrives later is put off, too. Were it done, nobody would undo it, since
+    /// "not now" is an answer that says that nothing was done.
+    pub put_off: BTreeSet<CallId>,
     /// So many reasons to be down.
     pub down: u32,
 }

@@ -70,7 +70,8 @@ impl World<'_> {
             return self.deal(call, copy, Answer::error(422, "refused"), Deed::Nothing);
         }
         let faults = self.plan.faults.clone();
-        if self.strikes(faults.not_now) {
+        if self.participants[index].put_off.contains(&call) || self.strikes(faults.not_now) {
+            self.participants[index].put_off.insert(call);
             let status = if self.random.random_bool(0.5) { 429 } else { 503 };
             return self.deal(call, copy, Answer::error(status, "not now"), Deed::Nothing);
         }

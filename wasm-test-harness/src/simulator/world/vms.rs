@@ -229,7 +229,8 @@ impl World<'_> {
         for configuration in chain {
             let id = self.slot(vm).new_context();
             self.slot(vm).roots.push(Root { id, tick_generation: 0, period_ms: 0, ending: false });
-            taken &= self.callback(vm, |vm| vm.create_root(id, &configuration)) == Some(true);
+            // A trap on the way is no refusal.
+            taken &= self.callback(vm, |vm| vm.create_root(id, &configuration)) != Some(false);
             ids.push(id);
         }
         self.slot(vm).chain = ids;
