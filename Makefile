@@ -14,14 +14,14 @@ FIND_ENVOY := ENVOY="$$(envoy/find-envoy)" && export ENVOY
 
 .PHONY: help
 help: ## Lists the targets
-	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "%-8s %s\n", $$1, $$2 }' $(firstword $(MAKEFILE_LIST))
+	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "%-13s %s\n", $$1, $$2 }' $(firstword $(MAKEFILE_LIST))
 
 .PHONY: demo
 demo: build ## Books trips on a real Envoy, lets participants refuse and fail, and shows what comes of it
 	@$(FIND_ENVOY) && $(HARNESS) demo
 
 .PHONY: test
-test: build ## Runs all tests, those on a real Envoy included
+test: build build-planted ## Runs all tests, those on a real Envoy included
 	@$(FIND_ENVOY) && cargo test --workspace --no-fail-fast
 
 .PHONY: run
@@ -32,12 +32,17 @@ run: build ## Starts Envoy and the participants, and leaves them up until Ctrl-C
 build: wasm-target ## Builds the filter: target/wasm32-wasip1/release/sagabox.wasm
 	@cargo build --release --target $(WASM_TARGET) --package sagabox --lib
 
+.PHONY: build-planted
+build-planted: wasm-target ## Builds the filter with faults that the tests must find: target/wasm32-wasip1/planted/sagabox.wasm
+	@cargo build --profile planted --target $(WASM_TARGET) --package sagabox --lib --features planted-faults
+
 .PHONY: check
 check: wasm-target ## Checks formatting, lints, documentation and Cargo.lock; what CI runs besides demo and test
 	@cargo metadata --locked --format-version 1 >/dev/null
 	@cargo fmt --all --check
 	@cargo clippy --workspace --all-targets -- -D warnings
 	@cargo clippy --target $(WASM_TARGET) --package sagabox --package sagabox-probe --lib -- -D warnings
+	@cargo clippy --target $(WASM_TARGET) --package sagabox --lib --features planted-faults -- -D warnings
 	@RUSTDOCFLAGS="-D warnings" cargo doc --workspace --no-deps
 
 .PHONY: schema

@@ -15,6 +15,7 @@ use std::sync::Arc;
 use crate::definition::{Definition, Limits};
 use crate::facts::{self, ClientRequest};
 use crate::journal::{Acknowledgement, Journal};
+use crate::planted::{Planted, planted};
 use crate::saga::{
     Action, AttemptResult, Begin, CallId, DispatchRefusal, Event, Millis, OutgoingCall, Problem, Reply, Report, Saga,
 };
@@ -179,7 +180,11 @@ impl<J: Journal> Coordinator<J> {
 
     /// A client has gone. Its saga goes on.
     pub fn client_gone(&mut self, client: Client) {
-        if let Some(entry) = self.clients.remove(&client).and_then(|key| self.sagas.get_mut(&key)) {
+        let Some(key) = self.clients.remove(&client) else { return };
+        if planted(Planted::SagaDroppedWithClient) {
+            self.forget(key);
+        }
+        if let Some(entry) = self.sagas.get_mut(&key) {
             entry.client = None;
         }
     }
@@ -258,6 +263,7 @@ impl<J: Journal> Coordinator<J> {
             Action::Reply(reply) => {
                 if let Some(client) = entry.client.take() {
                     self.clients.remove(&client);
+                    let client = if planted(Planted::AnswerToWrongClient) { self.exchanged(client) } else { client };
                     host.reply(client, &reply);
                 }
             }
@@ -268,6 +274,21 @@ impl<J: Journal> Coordinator<J> {
             }
         }
         None
+    }
+
+    /// For [`Planted::AnswerToWrongClient`]: gives the client that has waited longest, whose saga gets this one in its
+    /// place; this one where no other waits.
+    fn exchanged(&mut self, client: Client) -> Client {
+        let Some((other, key)) = self.clients.iter().map(|(other, key)| (*other, *key)).min_by_key(|(_, key)| *key)
+        else {
+            return client;
+        };
+        self.clients.remove(&other);
+        self.clients.insert(client, key);
+        if let Some(entry) = self.sagas.get_mut(&key) {
+            entry.client = Some(client);
+        }
+        other
     }
 
     fn forget(&mut self, key: Key) {

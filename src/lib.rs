@@ -18,6 +18,7 @@
 //! | [`saga`] | the saga itself: states, steps, retries, compensations, records |
 //! | [`journal`] | where records go before anything is done that they imply |
 //! | [`coordinator`] | the sagas of one VM, their timers, callouts and clients |
+//! | [`planted`] | faults for the simulation to find; not in what ships |
 
 pub mod config;
 pub mod coordinator;
@@ -27,5 +28,6 @@ pub mod facts;
 mod filter;
 pub mod journal;
 pub mod matcher;
+pub mod planted;
 pub mod saga;
 pub mod template;

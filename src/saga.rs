@@ -22,6 +22,7 @@ use serde_json::{Value as Json, json};
 
 use crate::definition::{Call, Definition, Step, StepIndex};
 use crate::facts::ParticipantResponse;
+use crate::planted::{Planted, planted};
 use crate::template::Facts;
 
 mod answer;
@@ -239,7 +240,8 @@ impl Saga {
     }
 
     fn deadline(&self) -> Millis {
-        self.progress.begun.as_ref().map_or(0, |begun| begun.deadline)
+        let late = if planted(Planted::DeadlineIgnored) { 24 * 60 * 60 * 1_000 } else { 0 };
+        self.progress.begun.as_ref().map_or(0, |begun| begun.deadline).saturating_add(late)
     }
 
     fn client_waits_until(&self) -> Millis {
@@ -311,7 +313,18 @@ impl Saga {
         } else if !self.answered && now >= self.client_waits_until() {
             self.answered = true;
             self.actions.push(Action::Reply(self.still_working_reply()));
+        } else if planted(Planted::ToldBeforeDone) && !self.answered && self.last_step_is_under_way() {
+            self.answered = true;
+            let reply = self.reply_at_end(SagaState::Completed);
+            self.actions.push(Action::Reply(reply));
         }
+    }
+
+    /// For [`Planted::ToldBeforeDone`]: true where the saga completes if the one step in flight succeeds.
+    fn last_step_is_under_way(&self) -> bool {
+        let mut left = self.progress.steps.iter().filter(|step| !step.state.lets_successors_start());
+        let last = left.next().is_some_and(|step| step.state == StepState::InFlight) && left.next().is_none();
+        last && self.state() == SagaState::Running
     }
 
     fn step(&self, index: StepIndex) -> Option<&Step> {

@@ -8,6 +8,7 @@ use proxy_wasm::types::{MetricType, Status};
 
 use super::clock::Clock;
 use crate::coordinator::{Client, Counter, Host, Token};
+use crate::planted::{Planted, planted};
 use crate::saga::{DispatchRefusal, Millis, OutgoingCall, Reply};
 
 #[derive(Debug)]
@@ -44,7 +45,8 @@ impl Host for EnvoyHost {
     fn dispatch(&mut self, call: &OutgoingCall) -> Result<Token, DispatchRefusal> {
         let headers = call.headers.iter().map(|(name, value)| (name.as_str(), value.as_str())).collect();
         let body = call.body.as_ref().map(String::as_bytes);
-        let timeout = Duration::from_millis(u64::from(call.timeout_ms));
+        let timeout_ms = if planted(Planted::AttemptWithoutTimeout) { 0 } else { call.timeout_ms };
+        let timeout = Duration::from_millis(u64::from(timeout_ms));
         hostcalls::dispatch_http_call(&call.cluster, headers, body, Vec::new(), timeout).map_err(
             |status| match status {
                 // Envoy says so of a cluster that it does not know; one without endpoints is an internal failure to it.

@@ -16,6 +16,7 @@ use crate::coordinator::{Coordinator, Host};
 use crate::facts::ParticipantResponse;
 use crate::journal::VolatileJournal;
 use crate::matcher::MatcherTable;
+use crate::planted::{Planted, planted};
 use crate::saga::{AttemptResult, Millis};
 
 pub(super) struct Root {
@@ -76,7 +77,7 @@ impl Context for Root {
         let Some(Serving::Coordinator(worker)) = &mut self.serving else { return true };
         worker.take_messages();
         worker.set_tick();
-        self.ending = worker.coordinator.open() > 0;
+        self.ending = worker.coordinator.open() > 0 && !planted(Planted::OldConfigurationLetGo);
         !self.ending
     }
 }
@@ -161,6 +162,9 @@ impl Serving {
 
 /// A queue belongs to the VM that registered its name last, so each root of each VM has a name of its own.
 fn queue_name(root: u32, random: [u8; 10]) -> String {
+    if planted(Planted::OneQueueName) {
+        return "sagabox.wake".to_owned();
+    }
     let random: String = random.iter().map(|byte| format!("{byte:02x}")).collect();
     format!("sagabox.wake.{root}.{random}")
 }
@@ -179,6 +183,9 @@ impl Worker {
     fn callout_result(&self, num_headers: usize, body_size: usize) -> AttemptResult {
         // A response that was cut short, timed out after its head, or is larger than Envoy keeps, has no headers. Asking
         // for a single one then makes the SDK panic.
+        if planted(Planted::NoHeadersAskedFor) {
+            let _ = hostcalls::get_map_value_bytes(MapType::HttpCallResponseHeaders, ":status");
+        }
         if num_headers == 0 {
             return AttemptResult::NoAnswer;
         }
@@ -207,9 +214,10 @@ impl Worker {
             }
             return;
         };
-        if self.tick_at.is_none_or(|tick_at| due < tick_at) {
+        let always = planted(Planted::TickAlwaysSet);
+        if always || self.tick_at.is_none_or(|tick_at| due < tick_at) {
             let now = self.host.now();
-            let wait = due.saturating_sub(now).max(1);
+            let wait = if always { 1_000 } else { due.saturating_sub(now).max(1) };
             self.tick_at = Some(now.saturating_add(wait));
             set_tick_period(Duration::from_millis(wait));
         }

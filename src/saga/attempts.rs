@@ -11,6 +11,7 @@ use super::record::{Change, Settlement};
 use super::retry::{back_off, back_off_asked, jitter};
 use super::{Action, AttemptResult, IllegalEvent, Millis, Report, Saga, SagaState};
 use crate::definition::{Retry, Step, StepIndex};
+use crate::planted::{Planted, planted};
 
 /// What of a step is not recorded.
 #[derive(Clone, Debug, Default)]
@@ -111,7 +112,8 @@ impl Saga {
     /// False for the first attempts of transactions that were about to be sent when the saga began to compensate.
     pub fn still_wants(&self, call: &CallId) -> bool {
         let resolving = self.runtime.get(call.step).is_some_and(|runtime| runtime.resolving);
-        call.kind == CallKind::Compensation || self.state() == SagaState::Running || resolving
+        let retried = planted(Planted::RetriedWhileCompensating) && call.attempt > 1;
+        call.kind == CallKind::Compensation || self.state() == SagaState::Running || resolving || retried
     }
 
     /// Takes what came of an attempt that is under way.
@@ -125,6 +127,9 @@ impl Saga {
         let attempts = self.runtime.get_mut(id.step).map(|step| step.attempts(id.kind));
         let attempts = attempts.filter(|one| one.activity == Activity::InFlight && one.sent == id.attempt);
         let (Some(attempts), Some(step)) = (attempts, definition.steps.get(id.step)) else {
+            if planted(Planted::CompensationOvertakesAttempt) {
+                return Ok(());
+            }
             return Err(IllegalEvent { reason: format!("{id:?} has ended, but it is not under way") });
         };
         attempts.activity = Activity::Idle;
@@ -140,18 +145,26 @@ impl Saga {
 
     fn transaction_ended(&mut self, index: StepIndex, step: &Step, result: &AttemptResult, now: Millis) {
         let resolving = self.runtime.get(index).is_some_and(|runtime| runtime.resolving);
+        let late = !resolving && self.state() == SagaState::Compensating;
         match classify(&step.transaction, result, &[], now) {
+            Outcome::Done(_) if late && planted(Planted::LateSuccessForgotten) => {
+                self.settle(index, Settlement::Rejected { reason: "too late".to_owned() });
+            }
             Outcome::Done(response) => match self.succeeded(index, step, response) {
                 Ok(settlement) => self.settle(index, settlement),
                 // What cannot be undone was not a success.
                 Err(reason) => self.outcome_unknown(index, step, reason, now),
             },
             // While it is being resolved, a conflict says that an earlier attempt is still being worked on.
-            Outcome::Refused(reason) if resolving && answered(result, 409) => {
+            Outcome::Refused(reason)
+                if resolving && answered(result, 409) && !planted(Planted::ConflictWhileResolvingTakenForRefusal) =>
+            {
                 self.outcome_unknown(index, step, reason, now);
             }
             // By the contract on keys, a participant that refuses a key has not done it under that key before.
-            Outcome::Refused(reason) if resolving => self.settle(index, Settlement::Rejected { reason }),
+            Outcome::Refused(reason) if resolving || planted(Planted::RefusalAfterUnknownTakenForRejection) => {
+                self.settle(index, Settlement::Rejected { reason })
+            }
             Outcome::NotDone { reason, sent: Sent::NoCluster, .. } if !resolving => self.give_up(index, reason),
             Outcome::Refused(reason) => self.give_up(index, reason),
             Outcome::NotDone { reason, retry_after, sent } => {
@@ -179,7 +192,8 @@ impl Saga {
     ) {
         let running = self.state() == SagaState::Running && now < self.deadline();
         let Some(runtime) = self.runtime.get_mut(index) else { return };
-        let attempts_left = step.transaction.retry.max_attempts.is_none_or(|max| runtime.transaction.sent < max);
+        let more = u32::from(planted(Planted::TooManyAttempts));
+        let attempts_left = step.transaction.retry.max_attempts.is_none_or(|max| runtime.transaction.sent < max + more);
         if runtime.resolving || (running && (attempts_left || !counts)) {
             runtime.transaction.reason = reason;
             self.back_off(index, CallKind::Transaction, &step.transaction.retry, asked, now);
@@ -191,7 +205,7 @@ impl Saga {
     /// Settles a step whose transaction is not attempted any more.
     pub(super) fn give_up(&mut self, index: StepIndex, reason: String) {
         let Some(runtime) = self.runtime.get(index) else { return };
-        let settlement = if runtime.transaction.saw_unknown {
+        let settlement = if runtime.transaction.saw_unknown && !planted(Planted::UnknownTakenForRejected) {
             Settlement::Unknown { reason, compensation: runtime.early_compensation.clone() }
         } else {
             Settlement::Rejected { reason }
@@ -217,8 +231,13 @@ impl Saga {
             (Some(_), Some(early)) => Some(early),
             (Some(call), None) => {
                 let transaction = self.transaction_facts(step, request, Some(&response));
-                let rendered = self.render(call, Some(&transaction));
-                Some(Box::new(rendered.map_err(|error| format!("its compensation cannot be rendered: {error}"))?))
+                match self.render(call, Some(&transaction)) {
+                    Err(_) if planted(Planted::SuccessWithoutCompensationTaken) => None,
+                    rendered => {
+                        let failed = |error| format!("its compensation cannot be rendered: {error}");
+                        Some(Box::new(rendered.map_err(failed)?))
+                    }
+                }
             }
         };
         Ok(Settlement::Succeeded { kept: self.kept_facts(step, request, response), compensation })
@@ -245,10 +264,15 @@ impl Saga {
         let Some(attempts) = self.runtime.get_mut(index).map(|runtime| &mut runtime.compensation) else { return };
         // Nothing there to undo is what was wanted, but only where it need not have been there: for a transaction that
         // is known to have succeeded, a first 404 may be a route that is missing in the mesh.
-        let gone: &[u16] = if settled_unknown || attempts.saw_unknown { &[404, 410] } else { &[] };
+        let need_not_exist = settled_unknown || attempts.saw_unknown || planted(Planted::First404TakenForUndone);
+        let gone: &[u16] = if need_not_exist { &[404, 410] } else { &[] };
         let mut asked = None;
         match classify(call, result, gone, now) {
             Outcome::Done(_) => {
+                self.change(Change::StepCompensated { step: index });
+                return;
+            }
+            _ if planted(Planted::CompensationGivenUp) && attempts.failures >= 2 => {
                 self.change(Change::StepCompensated { step: index });
                 return;
             }
@@ -284,7 +308,7 @@ impl Saga {
             u64::try_from(retry.max_interval.as_millis()).unwrap_or(u64::MAX)
         } else {
             let drawn = back_off(retry, attempts.failures, jitter(&id, index, attempts.failures));
-            back_off_asked(retry, drawn, asked)
+            back_off_asked(retry, drawn, asked.filter(|_| !planted(Planted::RetryAfterIgnored)))
         };
         attempts.not_before = now.saturating_add(wait);
         attempts.activity = Activity::BackingOff;

@@ -11,6 +11,7 @@ use super::call::CallKind;
 use super::record::Change;
 use super::{Millis, STUCK_AFTER_MS, Saga, SagaState, StepState};
 use crate::definition::StepIndex;
+use crate::planted::{Planted, planted};
 
 impl Saga {
     pub(super) fn go_backward(&mut self, now: Millis) {
@@ -33,9 +34,15 @@ impl Saga {
     /// No attempt of a transaction is made any more: a step in a back-off, or whose first attempt still waits for its
     /// record, settles as what its attempts came to.
     fn settle_what_is_not_under_way(&mut self, index: StepIndex) {
-        let Some(runtime) = self.runtime.get(index) else { return };
-        let waits = matches!(runtime.transaction.activity, Activity::AwaitingRecord(_) | Activity::BackingOff);
-        if !waits || runtime.resolving {
+        let Some(runtime) = self.runtime.get_mut(index) else { return };
+        let activity = runtime.transaction.activity;
+        let overtaken = planted(Planted::CompensationOvertakesAttempt)
+            && activity == Activity::InFlight
+            && runtime.early_compensation.is_some();
+        runtime.transaction.saw_unknown |= overtaken;
+        let retried = planted(Planted::RetriedWhileCompensating) && activity == Activity::BackingOff;
+        let waits = matches!(activity, Activity::AwaitingRecord(_) | Activity::BackingOff) && !retried;
+        if !(waits || overtaken) || runtime.resolving {
             return;
         }
         let reason = match runtime.transaction.reason.as_str() {
@@ -48,7 +55,10 @@ impl Saga {
     /// An unknown step whose compensation needs the participant's answer is sent again under its key, to learn it: at
     /// the transaction's intervals, so a back-off that was under way goes on.
     fn resolve(&mut self, index: StepIndex, now: Millis) {
-        if self.step_state(index) != Some(StepState::Unknown) || !self.needs_answer(index) {
+        if self.step_state(index) != Some(StepState::Unknown)
+            || !self.needs_answer(index)
+            || planted(Planted::UnknownNotResolved)
+        {
             return;
         }
         let sequence = self.change(Change::InFlight { step: index, request: None });
@@ -65,26 +75,33 @@ impl Saga {
     }
 
     fn needs_answer(&self, index: StepIndex) -> bool {
-        self.has_compensation(index)
-            && self.progress.steps.get(index).is_some_and(|progress| progress.compensation.is_none())
+        self.has_compensation(index) && !self.is_known(index)
     }
 
     fn has_compensation(&self, index: StepIndex) -> bool {
         self.step(index).is_some_and(|step| step.compensation.is_some())
     }
 
+    /// True where the step's compensation has been rendered.
+    fn is_known(&self, index: StepIndex) -> bool {
+        self.progress.steps.get(index).is_some_and(|progress| progress.compensation.is_some())
+    }
+
     fn may_be_compensated(&self, index: StepIndex) -> bool {
         let done = matches!(self.step_state(index), Some(StepState::Succeeded | StepState::Unknown));
-        let known = self.progress.steps.get(index).is_some_and(|progress| progress.compensation.is_some());
         let mut successors = self.step(index).into_iter().flat_map(|step| &step.successors);
-        done && known && successors.all(|after| self.is_undone(*after))
+        let in_turn = planted(Planted::OrderOfCompensationsIgnored) || successors.all(|after| self.is_undone(*after));
+        done && self.is_known(index) && in_turn
     }
 
     /// True where nothing of the step is left to undo.
     fn is_undone(&self, index: StepIndex) -> bool {
         match self.step_state(index) {
             Some(StepState::NotStarted | StepState::Skipped | StepState::Rejected | StepState::Compensated) => true,
+            Some(StepState::Succeeded) if planted(Planted::SuccessWithoutCompensationTaken) => !self.is_known(index),
+            Some(StepState::Unknown) if planted(Planted::UnknownNotResolved) => !self.is_known(index),
             Some(StepState::Succeeded | StepState::Unknown) => !self.has_compensation(index),
+            Some(StepState::Compensating) => planted(Planted::CompensationsNotAwaited),
             _ => false,
         }
     }

@@ -8,6 +8,7 @@ use super::attempts::Runtime;
 use super::record::{Begun, Change, Progress};
 use super::{Action, Millis, Saga, SagaId};
 use crate::definition::Definition;
+use crate::planted::{Planted, planted};
 
 /// What a saga begins with.
 #[derive(Clone, Debug)]
@@ -74,7 +75,8 @@ impl Saga {
             deadline: now.saturating_add(deadline_ms),
         }));
         for (index, step) in definition.steps.iter().enumerate() {
-            if step.after.is_empty() {
+            let later = planted(Planted::OneAfterAnother) && index > 0;
+            if step.after.is_empty() && !later {
                 saga.start(index).map_err(|reason| BeginRefused { step: step.name.clone(), reason })?;
             }
         }

@@ -4,6 +4,7 @@ use serde::{Deserialize, Serialize};
 use serde_json::{Value as Json, json};
 
 use crate::definition::{Call, StepIndex};
+use crate::planted::{Planted, planted};
 use crate::template::{Facts, Reads, RenderError};
 
 /// Which of a step's two calls.
@@ -26,6 +27,7 @@ impl CallKind {
 
     fn key_suffix(self) -> &'static str {
         match self {
+            CallKind::Compensation if planted(Planted::CompensationUnderKeyOfTransaction) => "t",
             CallKind::Transaction => "t",
             CallKind::Compensation => "c",
         }
@@ -213,7 +215,11 @@ impl Envelope<'_> {
         .collect();
         headers.push(("saga-attempt".to_owned(), id.attempt.to_string()));
         headers.push(("saga-epoch".to_owned(), self.epoch.to_string()));
-        headers.push(("idempotency-key".to_owned(), self.idempotency_key(id.kind)));
+        let mut key = self.idempotency_key(id.kind);
+        if planted(Planted::KeyChangesWithAttempt) && id.attempt > 1 {
+            key = format!("{key}.{}", id.attempt);
+        }
+        headers.push(("idempotency-key".to_owned(), key));
         headers.extend(request.headers.iter().cloned());
         // What the configuration says of a header outranks what the client sent under its name.
         let configured = |name: &String| request.headers.iter().any(|(other, _)| other == name);

@@ -5,6 +5,7 @@ use super::call::{Request, reads_any};
 use super::record::{Cause, Change, Settlement};
 use super::{Millis, Saga, SagaState, StepState};
 use crate::definition::{Step, StepIndex};
+use crate::planted::{Planted, planted};
 use crate::template::Expression;
 
 /// What of a compensation can only be rendered once its transaction was answered.
@@ -36,8 +37,14 @@ impl Saga {
             step.after.iter().all(|before| self.step_state(*before).is_some_and(StepState::lets_successors_start))
         };
         let waits = |index: StepIndex| self.step_state(index) == Some(StepState::Waiting);
+        // Started on a copy, a step shows whether it can be rendered.
+        let jumps = |index: StepIndex| planted(Planted::AfterIgnored) && self.clone().start(index).is_ok();
+        if planted(Planted::OneAfterAnother) && self.progress.steps.iter().any(|step| step.state == StepState::InFlight)
+        {
+            return None;
+        }
         let mut steps = self.definition.steps.iter().enumerate();
-        steps.find(|(index, step)| waits(*index) && may_start(step)).map(|(index, _)| index)
+        steps.find(|(index, step)| waits(*index) && (may_start(step) || jumps(*index))).map(|(index, _)| index)
     }
 
     fn failed_step(&self) -> Option<StepIndex> {
@@ -68,6 +75,7 @@ impl Saga {
         let Some(step) = definition.steps.get(index) else { return Ok(()) };
         if let Some(when) = &step.when
             && !self.condition_holds(when)?
+            && !planted(Planted::WhenIgnored)
         {
             self.change(Change::Skipped { step: index });
             return Ok(());

@@ -15,6 +15,7 @@ use super::retry::retry_after;
 use super::{AttemptResult, DispatchRefusal, Millis};
 use crate::definition::Call;
 use crate::facts::{self, ParticipantResponse};
+use crate::planted::{Planted, planted};
 use crate::template::{Expression, Facts};
 use serde_json::Value as Json;
 
@@ -53,6 +54,9 @@ pub enum Sent {
 /// besides those of the definition's rule, where it has none of its own.
 pub fn classify(call: &Call, result: &AttemptResult, success_anyway: &[u16], now: Millis) -> Outcome {
     match result {
+        AttemptResult::NoAnswer if planted(Planted::CutShortTakenForRefusal) => {
+            Outcome::Refused("cut short".to_owned())
+        }
         AttemptResult::NoAnswer => Outcome::Unknown("no answer, or one that was cut short".to_owned()),
         AttemptResult::NotSent(DispatchRefusal::UnknownCluster) => {
             not_sent(format!("cluster `{}` is unknown to the proxy", call.cluster), Sent::NoCluster)
@@ -87,14 +91,14 @@ fn classify_answer(call: &Call, response: &ParticipantResponse, success_anyway: 
         Some(rejected) => holds(rejected),
         None => (400..500).contains(&code) && ![408, 425, 429].contains(&code),
     };
-    if refused {
+    if refused || (planted(Planted::TimeoutTakenForRefusal) && code == 504) {
         return Outcome::Refused(format!("answered {code}"));
     }
     let asked = response.headers.iter().find(|(name, _)| name.eq_ignore_ascii_case("retry-after"));
     let asked = asked.and_then(|(_, value)| retry_after(&String::from_utf8_lossy(value), now));
     // A proxy on the way answers 503 as well; only one that says when to come back is taken for a participant that did
     // nothing. A `retry-after` that is neither seconds nor a date says nothing.
-    if code == 429 || (code == 503 && asked.is_some()) {
+    if code == 429 || (code == 503 && (asked.is_some() || planted(Planted::Plain503TakenForNotDone))) {
         return Outcome::NotDone { reason: format!("answered {code}"), retry_after: asked, sent: Sent::Yes };
     }
     Outcome::Unknown(format!("answered {code}"))

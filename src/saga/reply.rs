@@ -11,6 +11,12 @@ use crate::template::{Facts, RenderError};
 impl Saga {
     /// Decides how the saga ended, and with it what the client gets.
     pub(super) fn end(&mut self, state: SagaState) {
+        let reply = self.reply_at_end(state);
+        self.change(Change::Ended { state, reply });
+    }
+
+    /// What a client gets whose saga ends so.
+    pub(super) fn reply_at_end(&mut self, state: SagaState) -> Reply {
         let definition = std::sync::Arc::clone(&self.definition);
         let template = if state == SagaState::Completed { &definition.completed } else { &definition.compensated };
         let rendered = self.render_reply(template, state);
@@ -18,8 +24,7 @@ impl Saga {
             self.actions.push(Action::Report(Report::ReplyNotRendered { reason: error.to_string() }));
             self.default_reply(template.status, state)
         });
-        let reply = self.with_saga_headers(reply, state).without_forbidden_body();
-        self.change(Change::Ended { state, reply });
+        self.with_saga_headers(reply, state).without_forbidden_body()
     }
 
     /// The answer to a client that has waited long enough: the saga goes on without it.

@@ -1,0 +1,155 @@
+//! Faults that were put into the filter on purpose, to show that the simulation of it finds them.
+//!
+//! A place that can go wrong asks [`planted`]. What ships is built without the feature `planted-faults`: the answer is
+//! then a constant, and neither the faults nor their names are in the artefact. What is built with it
+//! (`make build-planted`) has the one fault that the environment of the VM names in `SAGABOX_PLANTED_FAULT`, and none
+//! where the variable is not set.
+
+macro_rules! faults {
+    ($($(#[$doc:meta])* $fault:ident = $name:literal,)*) => {
+        /// A fault. Each shows at participants or clients.
+        #[derive(Clone, Copy, Debug, PartialEq, Eq)]
+        pub enum Planted {
+            $($(#[$doc])* $fault,)*
+        }
+
+        impl Planted {
+            /// Every fault.
+            pub const ALL: &[Planted] = &[$(Planted::$fault,)*];
+
+            /// The name that chooses it: lower case, words joined by hyphens.
+            pub fn name(self) -> &'static str {
+                match self {
+                    $(Planted::$fault => $name,)*
+                }
+            }
+        }
+    };
+}
+
+faults! {
+    // What an answer is taken for.
+    /// A transaction that came to unknown settles as rejected once it is not attempted any more.
+    UnknownTakenForRejected = "unknown-taken-for-rejected",
+    /// A refusal settles a step as rejected although an earlier attempt came to unknown.
+    RefusalAfterUnknownTakenForRejection = "refusal-after-unknown-taken-for-rejection",
+    /// 409 while a step is being resolved is taken for a refusal: the step settles as rejected.
+    ConflictWhileResolvingTakenForRefusal = "conflict-while-resolving-taken-for-refusal",
+    /// The first 404 on a compensation is a success although the transaction is known to have succeeded.
+    First404TakenForUndone = "first-404-taken-for-undone",
+    /// A 503 without `retry-after`, as the proxy sends on a reset, means that nothing was done.
+    Plain503TakenForNotDone = "plain-503-taken-for-not-done",
+    /// A 504, as the proxy sends when an attempt times out, is a refusal.
+    TimeoutTakenForRefusal = "timeout-taken-for-refusal",
+    /// No answer, or one that was cut short, is a refusal.
+    CutShortTakenForRefusal = "cut-short-taken-for-refusal",
+    /// A success counts although its compensation cannot be rendered; nothing is undone then.
+    SuccessWithoutCompensationTaken = "success-without-compensation-taken",
+
+    // Attempts.
+    /// The idempotency key ends with the number of the attempt, from the second on.
+    KeyChangesWithAttempt = "key-changes-with-attempt",
+    /// A compensation goes out under the key of its transaction.
+    CompensationUnderKeyOfTransaction = "compensation-under-key-of-transaction",
+    /// A transaction is attempted once more than `max_attempts` allows.
+    TooManyAttempts = "too-many-attempts",
+    /// The next attempt does not wait for as long as `retry-after` asks.
+    RetryAfterIgnored = "retry-after-ignored",
+    /// Attempts have no timeout: one that is never answered is never over.
+    AttemptWithoutTimeout = "attempt-without-timeout",
+
+    // Forwards.
+    /// Steps start before those that they name in `after` have succeeded, wherever they can be rendered by then.
+    AfterIgnored = "after-ignored",
+    /// Independent steps are sent one at a time.
+    OneAfterAnother = "one-after-another",
+    /// Steps are sent although their `when` is false.
+    WhenIgnored = "when-ignored",
+    /// The deadline comes a day late, for the saga and for its client.
+    DeadlineIgnored = "deadline-ignored",
+
+    // Backwards.
+    /// A step in flight is compensated at once where its compensation is known; how its attempt ends is ignored.
+    CompensationOvertakesAttempt = "compensation-overtakes-attempt",
+    /// A step in flight when the saga begins to compensate that then succeeds is taken for rejected.
+    LateSuccessForgotten = "late-success-forgotten",
+    /// A transaction that waits for its next attempt when the saga begins to compensate is attempted all the same.
+    RetriedWhileCompensating = "retried-while-compensating",
+    /// An unknown step whose compensation needs the answer is not resolved: it has nothing to undo.
+    UnknownNotResolved = "unknown-not-resolved",
+    /// A step is compensated without waiting for the steps after it.
+    OrderOfCompensationsIgnored = "order-of-compensations-ignored",
+    /// After three failed attempts of its compensation a step counts as compensated.
+    CompensationGivenUp = "compensation-given-up",
+    /// A saga ends as compensated once its compensations are sent, whatever becomes of them.
+    CompensationsNotAwaited = "compensations-not-awaited",
+
+    // Clients.
+    /// A client is told `completed` while the last step is still in flight; the saga goes on.
+    ToldBeforeDone = "told-before-done",
+    /// A client gets the answer of another open saga, and that saga's client gets this one's.
+    AnswerToWrongClient = "answer-to-wrong-client",
+    /// A saga is forgotten when its client goes away.
+    SagaDroppedWithClient = "saga-dropped-with-client",
+
+    // The proxy.
+    /// An answer without headers is asked for one, at which the SDK panics: the VM traps.
+    NoHeadersAskedFor = "no-headers-asked-for",
+    /// The tick is set to one second by every callback: as long as they come more often than that, it never does.
+    TickAlwaysSet = "tick-always-set",
+    /// The roots of all VMs register their wake queue under one name: only the last one is woken.
+    OneQueueName = "one-queue-name",
+    /// A root lets itself be deleted with sagas open; they stop where they are.
+    OldConfigurationLetGo = "old-configuration-let-go",
+}
+
+/// True where this build has the fault and the environment names it.
+#[cfg(not(feature = "planted-faults"))]
+#[inline]
+pub const fn planted(_fault: Planted) -> bool {
+    false
+}
+
+/// True where this build has the fault and the environment names it.
+#[cfg(feature = "planted-faults")]
+pub fn planted(fault: Planted) -> bool {
+    // One for each VM: it has a memory of its own, and its environment does not change.
+    static CHOSEN: std::sync::OnceLock<Option<Planted>> = std::sync::OnceLock::new();
+    *CHOSEN.get_or_init(chosen) == Some(fault)
+}
+
+#[cfg(feature = "planted-faults")]
+fn chosen() -> Option<Planted> {
+    let name = std::env::var("SAGABOX_PLANTED_FAULT").ok()?;
+    let fault = Planted::ALL.iter().copied().find(|fault| fault.name() == name);
+    match fault {
+        Some(_) => log::warn!("planted fault: {name}"),
+        None => log::error!("SAGABOX_PLANTED_FAULT names no fault: {name:?}"),
+    }
+    fault
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn names_are_kebab_case_and_unlike_each_other() {
+        for fault in Planted::ALL {
+            let name = fault.name();
+            let words = name.split('-').all(|word| {
+                !word.is_empty() && word.bytes().all(|byte| byte.is_ascii_lowercase() || byte.is_ascii_digit())
+            });
+            assert!(words, "{name}");
+            assert_eq!(Planted::ALL.iter().filter(|other| other.name() == name).count(), 1, "{name}");
+            // A name says what its variant says.
+            assert_eq!(name.replace('-', ""), format!("{fault:?}").to_lowercase());
+        }
+    }
+
+    #[test]
+    #[cfg(not(feature = "planted-faults"))]
+    fn what_ships_has_no_planted_fault() {
+        assert!(!Planted::ALL.iter().any(|fault| planted(*fault)));
+    }
+}
