@@ -95,7 +95,7 @@ faults! {
     // The proxy.
     /// An answer without headers is asked for one, at which the SDK panics: the VM traps.
     NoHeadersAskedFor = "no-headers-asked-for",
-    /// The tick is set to one second by every callback: as long as they come more often than that, it never does.
+    /// The tick is set to one second by every callback: while they come more often than that, it never comes.
     TickAlwaysSet = "tick-always-set",
     /// The roots of all VMs register their wake queue under one name: only the last one is woken.
     OneQueueName = "one-queue-name",
