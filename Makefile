@@ -24,6 +24,16 @@ demo: build ## Books trips on a real Envoy, lets participants refuse and fail, a
 test: build build-planted ## Runs all tests, those on a real Envoy included
 	@$(FIND_ENVOY) && cargo test --workspace --no-fail-fast
 
+# What `make simulate` runs: so many seeds, from one on; or one seed, with all that happens in it; rates of faults that
+# overrule what the seeds draw (FAULTS=request_lost=0.2,trap=0); and anything else that the command takes.
+SEEDS ?= 2000
+FROM ?= 0
+SIMULATE = --seeds $(SEEDS) --from $(FROM) $(if $(SEED),--seed $(SEED)) $(if $(FAULTS),--faults $(FAULTS)) $(OPTIONS)
+
+.PHONY: simulate
+simulate: build ## Runs the filter under random faults in virtual time [SEEDS=2000] [FROM=0] [SEED=n] [FAULTS=name=rate,...]
+	@$(HARNESS) simulate $(SIMULATE)
+
 .PHONY: run
 run: build ## Starts Envoy and the participants, and leaves them up until Ctrl-C
 	@$(FIND_ENVOY) && $(HARNESS) run

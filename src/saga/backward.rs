@@ -4,10 +4,7 @@
 //! undo. So independent steps are undone all at once, dependent ones in reverse, and a compensation that fails holds up
 //! only what it came after.
 
-use std::sync::Arc;
-
 use super::attempts::Activity;
-use super::call::CallKind;
 use super::record::Change;
 use super::{Millis, STUCK_AFTER_MS, Saga, SagaState, StepState};
 use crate::definition::StepIndex;
@@ -17,7 +14,7 @@ impl Saga {
     pub(super) fn go_backward(&mut self, now: Millis) {
         for index in self.step_indices() {
             self.settle_what_is_not_under_way(index);
-            self.resolve(index, now);
+            self.resolve(index);
         }
         for index in self.step_indices() {
             if self.may_be_compensated(index) {
@@ -53,8 +50,8 @@ impl Saga {
     }
 
     /// An unknown step whose compensation needs the participant's answer is sent again under its key, to learn it: at
-    /// the transaction's intervals, so a back-off that was under way goes on.
-    fn resolve(&mut self, index: StepIndex, now: Millis) {
+    /// the transaction's intervals, so the back-off after its last attempt goes on.
+    fn resolve(&mut self, index: StepIndex) {
         if self.step_state(index) != Some(StepState::Unknown)
             || !self.needs_answer(index)
             || planted(Planted::UnknownNotResolved)
@@ -62,12 +59,6 @@ impl Saga {
             return;
         }
         let sequence = self.change(Change::InFlight { step: index, request: None });
-        if self.runtime.get(index).is_some_and(|runtime| runtime.transaction.not_before <= now) {
-            let definition = Arc::clone(&self.definition);
-            if let Some(step) = definition.steps.get(index) {
-                self.back_off(index, CallKind::Transaction, &step.transaction.retry, None, now);
-            }
-        }
         if let Some(runtime) = self.runtime.get_mut(index) {
             runtime.resolving = true;
             runtime.transaction.activity = Activity::AwaitingRecord(sequence);

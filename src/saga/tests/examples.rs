@@ -249,6 +249,28 @@ fn resolving_waits_as_long_as_the_participant_asked() {
     world.check_end();
 }
 
+/// Found by simulation: seed 494.
+#[test]
+fn resolving_waits_as_long_as_was_asked_at_the_last_attempt() {
+    let mut world = begin(&load(json!({"steps": [by_id("hotel", &[])]})));
+    for behaviour in [Behaviour::DoSilently, Behaviour::DoSilently, Behaviour::Unavailable] {
+        until_sent(&mut world);
+        while world.in_flight.is_empty() {
+            assert!(world.wait_until_due());
+        }
+        end(&mut world, "hotel", behaviour);
+    }
+    let asked = world.now + 2_000;
+    while world.in_flight.is_empty() {
+        world.acknowledge();
+        assert!(world.wait_until_due());
+    }
+    assert_eq!(world.in_flight[0].id, CallId { step: 0, kind: CallKind::Transaction, attempt: 4 });
+    assert!(world.now >= asked, "{} ms early", asked - world.now);
+    world.heal();
+    world.check_end();
+}
+
 #[test]
 fn a_path_that_no_server_takes_begins_nothing() {
     let mut hotel = by_id("hotel", &[]);

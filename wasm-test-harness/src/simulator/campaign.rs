@@ -52,7 +52,8 @@ impl SeedReport {
         for violation in self.violations.iter().take(SHOWN) {
             text += &format!("WRONG {:>12.3}  {}\n", violation.at as f64 / 1e6, violation.what);
         }
-        text += &format!("{} rules were broken; the run's hash is {:016x}\n", self.violations.len(), self.history.hash());
+        text +=
+            &format!("{} rules were broken; the run's hash is {:016x}\n", self.violations.len(), self.history.hash());
         text
     }
 }

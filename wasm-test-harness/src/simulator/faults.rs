@@ -32,6 +32,8 @@ pub struct Faults {
     pub not_now: f64,
     /// The participant refuses a step for good. A compensation is refused this once.
     pub definite_refusal: f64,
+    /// A compensation of what is known to have been done is answered 404, as by a mesh without a route for it.
+    pub route_missing: f64,
     /// The participant takes up to three times as long as the attempt may take, then does what it was asked. Another
     /// attempt meanwhile is answered 409.
     pub slow_participant: f64,
@@ -65,7 +67,7 @@ pub struct Faults {
 type Field = (&'static str, fn(&mut Faults) -> &mut f64);
 
 impl Faults {
-    const CALLS: [Field; 11] = [
+    const CALLS: [Field; 12] = [
         ("request_lost", |faults| &mut faults.request_lost),
         ("request_late", |faults| &mut faults.request_late),
         ("duplicate_delivery", |faults| &mut faults.duplicate_delivery),
@@ -76,6 +78,7 @@ impl Faults {
         ("server_error", |faults| &mut faults.server_error),
         ("not_now", |faults| &mut faults.not_now),
         ("definite_refusal", |faults| &mut faults.definite_refusal),
+        ("route_missing", |faults| &mut faults.route_missing),
         ("slow_participant", |faults| &mut faults.slow_participant),
     ];
     const CLIENTS: [Field; 3] = [
@@ -169,7 +172,8 @@ mod tests {
 
     #[test]
     fn what_is_no_fault_is_refused_by_name() {
-        for (text, expected) in [("requst_lost=1", "expected one of"), ("trap", "name=rate"), ("trap=2", "from 0 to 1")] {
+        for (text, expected) in [("requst_lost=1", "expected one of"), ("trap", "name=rate"), ("trap=2", "from 0 to 1")]
+        {
             let error = Faults::default().with(text).unwrap_err().to_string();
             assert!(error.contains(expected), "{error}");
         }

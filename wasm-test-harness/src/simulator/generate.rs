@@ -41,9 +41,13 @@ impl Generator {
         let proxies = if self.chance(0.3) { 2 } else { 1 };
         let proxies: Vec<ProxyPlan> =
             (0..proxies).map(|_| ProxyPlan { workers: self.upto(1, 3), gate_pair: self.chance(0.2) }).collect();
-        let clients = (0..self.upto(1, 8)).map(|index| self.client(index, &proxies, &faults)).collect();
-        let troubles = self.troubles(&faults, &proxies, participants.len(), versions);
-        Plan { configurations, proxies, participants, clients, troubles, orders: Vec::new(), faults, heal_at: HEALS_AT }
+        let clients: Vec<ClientPlan> =
+            (0..self.upto(1, 8)).map(|index| self.client(index, &proxies, &faults)).collect();
+        let moments: Vec<Nanos> = clients.iter().map(|client| client.at).collect();
+        let troubles = self.troubles(&faults, &proxies, participants.len(), versions, &moments);
+        let latency = self.one_of(&[3 * MS, 3 * MS, 30 * MS, 150 * MS], 3 * MS);
+        let (orders, heal_at) = (Vec::new(), HEALS_AT);
+        Plan { configurations, proxies, participants, clients, troubles, orders, latency, faults, heal_at }
     }
 
     fn upto(&mut self, least: usize, most: usize) -> usize {
@@ -56,6 +60,20 @@ impl Generator {
 
     fn one_of<T: Copy>(&mut self, values: &[T], otherwise: T) -> T {
         values.choose(&mut self.random).copied().unwrap_or(otherwise)
+    }
+
+    /// How long a client stays: often shorter than a saga takes.
+    fn patience(&mut self) -> Nanos {
+        let longest = self.one_of(&[100 * MS, 100 * MS, 5 * SECOND], SECOND);
+        self.random.random_range(0..longest)
+    }
+
+    /// A time at which something happens: half of them soon after a client has asked, when most is under way.
+    fn moment(&mut self, asked: &[Nanos]) -> Nanos {
+        match asked.choose(&mut self.random) {
+            Some(asked) if self.random.random_bool(0.5) => asked + self.random.random_range(0..100 * MS),
+            _ => self.random.random_range(0..BEGINS_BEFORE),
+        }
     }
 
     fn configuration(&mut self, participants: &[String]) -> Json {
@@ -159,7 +177,7 @@ impl Generator {
             body: Json::Object(body).to_string().into_bytes(),
             pieces: self.upto(1, 3),
             trailers: self.chance(0.2),
-            leaves_after: self.chance(faults.client_gone).then(|| self.random.random_range(0..5 * SECOND)),
+            leaves_after: self.chance(faults.client_gone).then(|| self.patience()),
             repeats: if self.chance(faults.client_repeats) { 2 } else { 0 },
         }
     }
@@ -170,12 +188,13 @@ impl Generator {
         proxies: &[ProxyPlan],
         participants: usize,
         versions: usize,
+        moments: &[Nanos],
     ) -> Vec<(Nanos, Trouble)> {
         let mut troubles = Vec::new();
         let mut add = |generator: &mut Self, rate: f64, make: &mut dyn FnMut(&mut Self, usize, Nanos) -> Trouble| {
             for _ in 0..2 {
                 if generator.chance(rate) {
-                    let at = generator.random.random_range(0..BEGINS_BEFORE);
+                    let at = generator.moment(moments);
                     let for_ns = generator.random.random_range(100 * MS..20 * SECOND);
                     let proxy = generator.upto(0, proxies.len() - 1);
                     let trouble = make(generator, proxy, for_ns);
@@ -207,7 +226,7 @@ impl Generator {
                 proxy,
                 version: generator.upto(1, versions - 1),
                 how: generator.one_of(ways, Succession::SameVm),
-                drain_ns: for_ns,
+                drain_ns: generator.one_of(&[0, 20 * MS, 500 * MS, for_ns], for_ns),
             });
         };
         reconfigure(self, faults.reconfigured, &[Succession::SameVm]);

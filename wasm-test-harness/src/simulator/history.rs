@@ -89,6 +89,8 @@ pub enum Deed {
 pub enum Ended {
     /// The participant has answered so.
     Answered(u16),
+    /// The participant has answered so, and asked to be left alone for so many seconds.
+    PutOff(u16, u32),
     /// The proxy has answered so in its place: 503 for a reset, 504 for a timeout.
     Proxy(u16),
     /// It was cut short.
@@ -193,7 +195,9 @@ impl History {
             Happening::Told(stream, told) => (self.client(*stream), format!("<--  {}", told.line())),
             Happening::Left(stream) => (self.client(*stream), "x    goes away".to_owned()),
             Happening::Called(call) => self.call(*call, "-->", String::new()),
-            Happening::CallRefused(call, status) => self.call(*call, "-x ", format!("refused by the proxy: {status:?}")),
+            Happening::CallRefused(call, status) => {
+                self.call(*call, "-x ", format!("refused by the proxy: {status:?}"))
+            }
             Happening::Dealt { call, deed, answers } => {
                 let cluster = self.calls.get(*call).map_or(String::new(), |call| call.callout.cluster.clone());
                 (cluster, format!("     {}  {deed:?}, answers {answers}", self.name(*call)))

@@ -160,6 +160,7 @@ fn milliseconds(text: &str) -> u64 {
         Some(number) => (number, 1),
         None => (text.trim_end_matches('s'), 1_000),
     };
-    let number: u64 = number.parse().unwrap_or_else(|_| panic!("the checker does not understand the duration {text:?}"));
+    let number: u64 =
+        number.parse().unwrap_or_else(|_| panic!("the checker does not understand the duration {text:?}"));
     number * unit
 }

@@ -26,6 +26,8 @@ pub struct Plan {
     pub troubles: Vec<(Nanos, Trouble)>,
     /// Faults for single guests, as a real participant takes them.
     pub orders: Vec<(String, Fault)>,
+    /// The longest time that a request or an answer takes on its way.
+    pub latency: Nanos,
     /// What else goes wrong, until [`Plan::heal_at`].
     pub faults: Faults,
     /// From then on nothing goes wrong any more, and everything must come to an end.

@@ -16,7 +16,7 @@ mod streams;
 mod vms;
 
 use std::cell::{Cell, RefCell};
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::rc::Rc;
 
 use rand::{Rng, SeedableRng};
@@ -110,6 +110,8 @@ pub struct World<'a> {
     open_calls: BTreeMap<CallId, ()>,
     streams: Vec<Stream>,
     stream_of: BTreeMap<(VmId, ContextId), StreamId>,
+    /// Steps of sagas whose VM was told of their success.
+    known_done: BTreeSet<(String, String)>,
     healed: bool,
     faults: u64,
     illegal_events: i64,
@@ -149,6 +151,7 @@ impl<'a> World<'a> {
             open_calls: BTreeMap::new(),
             streams: Vec::new(),
             stream_of: BTreeMap::new(),
+            known_done: BTreeSet::new(),
             healed: false,
             faults: 0,
             illegal_events: 0,

@@ -32,6 +32,7 @@ impl<'a> View<'a> {
         if let Some(half) = self.half(record) {
             half.first_tried_at.get_or_insert(now);
             half.last_ended_at = now;
+            half.put_off = 0;
         }
     }
 
@@ -94,6 +95,11 @@ impl<'a> View<'a> {
         }
         let call = if record.is_compensation() { step.compensation.as_ref() } else { Some(&step.transaction) };
         let longest = call.map_or(0, |call| call.max_interval_ms()) * MS;
+        let put_off = half.put_off.min(longest);
+        // The filter counts whole milliseconds.
+        if self.now + MS < half.last_ended_at + put_off {
+            return Err(format!("comes sooner than {} ms after it was put off", put_off / MS));
+        }
         let late = half.last_ended_at + longest + SLACK + self.frozen(record.vm.0);
         if half.last_ended_at > 0 && self.now > late && number > 1 {
             return Err(format!("comes {} ms after the attempt before", (self.now - half.last_ended_at) / MS));

@@ -8,7 +8,7 @@ use super::Violation;
 use crate::simulator::history::{CallId, CallRecord, Deed, Ended, History, StreamId, Told, VmId};
 use crate::simulator::host::Nanos;
 use crate::simulator::model::{Configuration, SagaModel, StepModel};
-use crate::simulator::plan::{MS, Plan, Trouble};
+use crate::simulator::plan::{MS, Plan, SECOND, Trouble};
 
 /// What an attempt came to, as far as its sender could know.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -31,6 +31,8 @@ pub(super) struct Half {
     pub(super) attempts: Vec<(CallId, Came)>,
     pub(super) first_tried_at: Option<Nanos>,
     pub(super) last_ended_at: Nanos,
+    /// For how long the participant has asked to be left alone after the last attempt.
+    pub(super) put_off: Nanos,
 }
 
 impl Half {
@@ -156,16 +158,33 @@ impl<'a> View<'a> {
     pub(super) fn ended(&mut self, call: CallId, ended: &Ended) {
         let record = &self.history.calls[call];
         let now = self.now;
+        let compensation = record.is_compensation();
+        let came = match ended {
+            // Nothing there to undo is what was wanted, where it need not have been there.
+            Ended::Answered(404 | 410) if compensation && self.need_not_exist(record) => Came::Success,
+            _ => came_of(ended),
+        };
         let Some(half) = self.half(record) else { return };
         half.last_ended_at = now;
-        if let Some((_, came)) = half.attempts.iter_mut().find(|(other, _)| *other == call) {
-            *came = came_of(ended, record.is_compensation());
+        half.put_off = if let Ended::PutOff(_, after_s) = ended { Nanos::from(*after_s) * SECOND } else { 0 };
+        if let Some((_, last)) = half.attempts.iter_mut().find(|(other, _)| *other == call) {
+            *last = came;
         }
+    }
+
+    /// It is not known that what is compensated was done, or that it is still there.
+    fn need_not_exist(&self, record: &CallRecord) -> bool {
+        let saga = self.sagas.get(record.header("saga-id"));
+        let step = saga.map(|saga| saga.step(record.header("saga-step"))).unwrap_or_default();
+        !step.transaction.came(Came::Success) || step.compensation.came(Came::Unknown)
     }
 
     pub(super) fn dealt(&mut self, call: CallId, deed: Deed) {
         let record = &self.history.calls[call];
-        let step = self.sagas.get_mut(record.header("saga-id")).and_then(|saga| saga.steps.get_mut(record.header("saga-step")));
+        let step = self
+            .sagas
+            .get_mut(record.header("saga-id"))
+            .and_then(|saga| saga.steps.get_mut(record.header("saga-step")));
         if let Some(step) = step {
             step.applied += u32::from(deed == Deed::Applied);
         }
@@ -192,14 +211,10 @@ impl<'a> View<'a> {
 }
 
 /// From the documentation's table of outcomes.
-fn came_of(ended: &Ended, compensation: bool) -> Came {
+fn came_of(ended: &Ended) -> Came {
     match ended {
         Ended::Answered(200..=299) => Came::Success,
-        // Nothing there to undo is what was wanted, where it need not have been there.
-        Ended::Answered(404 | 410) if compensation => Came::Success,
-        Ended::Answered(429) => Came::NotNow,
-        // Simulated participants send it with `retry-after` only.
-        Ended::Answered(503) => Came::NotNow,
+        Ended::PutOff(..) | Ended::Answered(429) => Came::NotNow,
         Ended::Answered(408 | 425) => Came::Unknown,
         Ended::Answered(400..=499) => Came::Refusal,
         Ended::Answered(_) | Ended::Proxy(_) | Ended::Broken | Ended::Forgotten => Came::Unknown,

@@ -26,7 +26,7 @@ impl World<'_> {
             self.schedule(timeout, Event::TimesOut(call));
         }
         let faults = self.plan.faults.clone();
-        let latency = self.between(MS / 5, 3 * MS);
+        let latency = self.latency();
         if self.participants[index].down > 0 {
             return self.schedule(latency, reset(call));
         }
@@ -47,6 +47,10 @@ impl World<'_> {
         }
     }
 
+    fn latency(&mut self) -> Nanos {
+        self.between(MS / 5, self.plan.latency)
+    }
+
     fn participant_of(&self, call: CallId) -> Option<usize> {
         let cluster = &self.history.calls[call].callout.cluster;
         self.plan.participants.iter().position(|name| name == cluster)
@@ -65,6 +69,12 @@ impl World<'_> {
         let key = record.header("idempotency-key").to_owned();
         if self.participants[index].busy.contains(&key) {
             return self.deal(call, copy, Answer::error(409, "it is being worked on"), Deed::Nothing);
+        }
+        if self.known_done.contains(&step(&record))
+            && record.is_compensation()
+            && self.strikes(self.plan.faults.route_missing)
+        {
+            return self.deal(call, copy, Answer::error(404, "no route"), Deed::Nothing);
         }
         if self.refuses(call, index) {
             return self.deal(call, copy, Answer::error(422, "refused"), Deed::Nothing);
@@ -124,7 +134,7 @@ impl World<'_> {
             return;
         }
         let faults = self.plan.faults.clone();
-        let latency = self.between(MS / 5, 3 * MS);
+        let latency = self.latency();
         if self.strikes(faults.answer_lost) {
             if self.random.random_bool(0.5) {
                 self.schedule(latency, reset(call));
@@ -143,12 +153,11 @@ impl World<'_> {
             let wrong: &[u8] = if self.random.random_bool(0.5) { b"booked {not: json" } else { b"{}" };
             body = wrong.to_vec();
         }
-        let mut headers = answer_headers(answer.status);
         if matches!(answer.status, 429 | 503) {
-            let after_s = self.random.random_range(0..=3_u32);
-            headers.push(("retry-after".to_owned(), after_s.to_string().into_bytes()));
+            let after_s = self.random.random_range(0..=3);
+            return self.schedule(latency, put_off(call, answer.status, after_s));
         }
-        self.schedule(latency, whole(call, answer.status, headers, body));
+        self.schedule(latency, whole(call, answer.status, answer_headers(answer.status), body));
     }
 
     /// Does, or does not do, what was asked, and answers as a fault says: as the real participant does.
@@ -192,9 +201,7 @@ impl World<'_> {
             FaultKind::Unavailable503 | FaultKind::TooMany429 => {
                 let status = if fault.fault == FaultKind::TooMany429 { 429 } else { 503 };
                 self.tell(dealt(status));
-                let mut headers = answer_headers(status);
-                headers.push(("retry-after".to_owned(), fault.retry_after_s.to_string().into_bytes()));
-                self.schedule(latency, whole(call, status, headers, b"{\"error\":\"not now\"}".to_vec()));
+                self.schedule(latency, put_off(call, status, fault.retry_after_s));
             }
             FaultKind::BigAnswer if fault.size_mib >= TOO_BIG_MIB => {
                 self.tell(dealt(shown.status));
@@ -249,8 +256,20 @@ impl World<'_> {
         if !self.slot(vm).is_alive() {
             return self.tell(Happening::Ended(call, Ended::Forgotten));
         }
+        self.know(call, &ended);
         self.tell(Happening::Ended(call, ended));
         self.callback(vm, |vm| vm.callout_ended(context, token, answer));
+    }
+
+    /// Remembers what a VM knows to have been done, until it sees a compensation of it come to unknown.
+    fn know(&mut self, call: CallId, ended: &Ended) {
+        let record = &self.history.calls[call];
+        let step = step(record);
+        match (record.is_compensation(), ended) {
+            (false, Ended::Answered(200..=299)) => self.known_done.insert(step),
+            (true, Ended::Answered(200..=499) | Ended::PutOff(..)) | (false, _) => false,
+            (true, _) => self.known_done.remove(&step),
+        };
     }
 }
 
@@ -263,6 +282,14 @@ fn answer_headers(status: u16) -> Headers {
 
 fn whole(call: CallId, status: u16, headers: Headers, body: Vec<u8>) -> Event {
     Event::AnswerArrives { call, answer: CalloutAnswer::Whole { headers, body }, ended: Ended::Answered(status) }
+}
+
+/// Not now: come again after so many seconds.
+fn put_off(call: CallId, status: u16, after_s: u32) -> Event {
+    let mut headers = answer_headers(status);
+    headers.push(("retry-after".to_owned(), after_s.to_string().into_bytes()));
+    let answer = CalloutAnswer::Whole { headers, body: b"{\"error\":\"not now\"}".to_vec() };
+    Event::AnswerArrives { call, answer, ended: Ended::PutOff(status, after_s) }
 }
 
 /// The connection was refused or reset: Envoy answers in the participant's place.

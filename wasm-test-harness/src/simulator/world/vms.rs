@@ -57,11 +57,7 @@ impl World<'_> {
     }
 
     /// Calls back a VM, and then does what it wants done. None: it is not there any more.
-    pub(super) fn callback<R>(
-        &mut self,
-        vm: VmId,
-        act: impl FnOnce(&mut dyn Vm) -> Result<R, Trapped>,
-    ) -> Option<R> {
+    pub(super) fn callback<R>(&mut self, vm: VmId, act: impl FnOnce(&mut dyn Vm) -> Result<R, Trapped>) -> Option<R> {
         let mut taken = self.slot(vm).vm.take()?;
         let result = act(taken.as_mut());
         let effects = std::mem::take(&mut taken.host().effects);

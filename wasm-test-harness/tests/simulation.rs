@@ -1,0 +1,102 @@
+//! The compiled filter under random faults, in virtual time: see `harness::simulator`.
+
+use std::num::NonZero;
+
+use harness::envoy::{default_wasm, project_root};
+use harness::simulator::campaign::{self, Campaign, Until, run_seed};
+use harness::simulator::filter::Filter;
+use sagabox::planted::Planted;
+
+/// Seeds that are run each time.
+const SEEDS: u64 = 2_000;
+/// Seeds in which a planted fault has to be found.
+const SEEDS_OF_A_PLANTED_FAULT: u64 = 200;
+/// Seeds that have found something, kept from the day on which it was mended.
+const NAMED_SEEDS: [(u64, &str); 2] = [
+    (494, "resolving forgot the retry-after of the last attempt"),
+    (205, "a copy of a request that was put off is put off, too: else a participant does what nobody undoes"),
+];
+
+fn shipped() -> Filter {
+    Filter::load(&default_wasm().unwrap()).unwrap()
+}
+
+fn planted() -> Filter {
+    let path = project_root().join("target/wasm32-wasip1/planted/sagabox.wasm");
+    Filter::load(&path).unwrap_or_else(|error| panic!("{error:#}: run `make build-planted`"))
+}
+
+fn many(filter: &Filter, from: u64, seeds: u64, until: Until) -> Campaign {
+    let threads = std::thread::available_parallelism().map_or(1, NonZero::get);
+    campaign::run(filter, from, seeds, "", threads, until).unwrap()
+}
+
+#[test]
+fn every_seed_keeps_every_rule() {
+    let campaign = many(&shipped(), 0, SEEDS, Until::TheEnd);
+    println!("{campaign}");
+    let Some((seed, what)) = campaign.failed.iter().next() else {
+        assert!(campaign.tally.completed > SEEDS && campaign.tally.compensated > SEEDS / 2, "{campaign}");
+        return;
+    };
+    let report = run_seed(&shipped(), *seed, "").unwrap();
+    panic!("{}\nseed {seed}: {what}\n{campaign}\nto see it again: make simulate SEED={seed}", report.show(false));
+}
+
+#[test]
+fn seeds_that_have_found_something_keep_every_rule() {
+    for (seed, what) in NAMED_SEEDS {
+        let report = run_seed(&shipped(), seed, "").unwrap();
+        assert!(report.violations.is_empty(), "seed {seed} ({what}):\n{}", report.show(false));
+    }
+}
+
+#[test]
+fn without_faults_every_saga_completes() {
+    let threads = std::thread::available_parallelism().map_or(1, NonZero::get);
+    let campaign = campaign::run(&shipped(), 0, 200, "all=0", threads, Until::TheEnd).unwrap();
+    assert!(campaign.failed.is_empty(), "{:?}", campaign.failed);
+    assert_eq!((campaign.faults, campaign.tally.lost), (0, 0), "{campaign}");
+    assert!(campaign.tally.completed > 400, "{campaign}");
+}
+
+#[test]
+fn the_same_seed_gives_the_same_run() {
+    let hash = |seed| run_seed(&shipped(), seed, "").unwrap().history.hash();
+    for seed in 0..20 {
+        assert_eq!(hash(seed), hash(seed), "seed {seed}");
+    }
+    assert_ne!(hash(1), hash(2), "the hash tells runs apart");
+}
+
+/// What is compiled to WebAssembly does what the crate does natively: to the byte, and to the nanosecond.
+#[test]
+fn the_compiled_filter_and_the_native_crate_give_the_same_run() {
+    let module = shipped();
+    for seed in 0..200 {
+        // Only a VM of WebAssembly can trap.
+        let hash = |filter: &Filter| run_seed(filter, seed, "trap=0").unwrap().history.hash();
+        assert_eq!(hash(&module), hash(&Filter::Native), "seed {seed}");
+    }
+}
+
+#[test]
+fn every_planted_fault_is_found() {
+    let module = planted();
+    let mut missed = Vec::new();
+    for fault in Planted::ALL {
+        let filter = module.with_environment("SAGABOX_PLANTED_FAULT", fault.name());
+        let campaign = many(&filter, 0, SEEDS_OF_A_PLANTED_FAULT, Until::AFailure);
+        match campaign.failed.iter().next() {
+            Some((seed, what)) => println!("{:<45} seed {seed:>3}: {what}", fault.name()),
+            None => missed.push(fault.name()),
+        }
+    }
+    assert!(missed.is_empty(), "not found in {SEEDS_OF_A_PLANTED_FAULT} seeds: {missed:?}");
+}
+
+#[test]
+fn the_artefact_of_the_planted_faults_keeps_every_rule_where_none_is_chosen() {
+    let campaign = many(&planted(), 0, 100, Until::TheEnd);
+    assert!(campaign.failed.is_empty(), "{:?}", campaign.failed);
+}
