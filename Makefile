@@ -47,13 +47,26 @@ build-planted: wasm-target ## Builds the filter with faults that the tests must 
 	@cargo build --profile planted --target $(WASM_TARGET) --package sagabox --lib --features planted-faults
 
 .PHONY: check
-check: wasm-target ## Checks formatting, lints, documentation and Cargo.lock; what CI runs besides demo and test
+check: wasm-target ## Checks formatting, lints, documentation and Cargo.lock; what CI runs besides demo, test and fuzz
 	@cargo metadata --locked --format-version 1 >/dev/null
 	@cargo fmt --all --check
 	@cargo clippy --workspace --all-targets -- -D warnings
 	@cargo clippy --target $(WASM_TARGET) --package sagabox --package sagabox-probe --lib -- -D warnings
 	@cargo clippy --target $(WASM_TARGET) --package sagabox --lib --features planted-faults -- -D warnings
+	@cargo metadata --locked --format-version 1 --manifest-path $(FUZZ)/Cargo.toml >/dev/null
+	@cargo fmt --check --manifest-path $(FUZZ)/Cargo.toml
+	@cargo clippy --all-targets --no-default-features --manifest-path $(FUZZ)/Cargo.toml -- -D warnings
 	@RUSTDOCFLAGS="-D warnings" cargo doc --workspace --no-deps
+
+# Seconds for each fuzz target.
+FUZZ_SECONDS ?= 60
+CARGO_FUZZ_VERSION := 0.13.2
+FUZZ := wasm-test-harness/fuzz
+
+.PHONY: fuzz
+fuzz: cargo-fuzz ## Fuzzes configurations and templates, FUZZ_SECONDS=60 each; needs a C++ compiler (g++ or clang++)
+	@export PATH="$(CARGO_TARGET_DIR)/tools/bin:$$PATH"; \
+	for target in config template; do $(FUZZ)/run $$target $(FUZZ_SECONDS); done
 
 .PHONY: schema
 schema: ## Writes config.schema.json anew, from the types of the configuration
@@ -69,4 +82,11 @@ wasm-target:
 	@if ! [ -d "$$(rustc --print target-libdir --target $(WASM_TARGET))" ]; then \
 	    command -v rustup >/dev/null || { echo "Rust has no $(WASM_TARGET), and there is no rustup to install it" >&2; exit 1; }; \
 	    rustup target add $(WASM_TARGET); \
+	fi
+
+.PHONY: cargo-fuzz
+cargo-fuzz:
+	@command -v "$${CXX:-c++}" >/dev/null || { echo "libFuzzer is built with a C++ compiler, and there is none" >&2; exit 1; }
+	@if [ "$$($(CARGO_TARGET_DIR)/tools/bin/cargo-fuzz --version 2>/dev/null)" != "cargo-fuzz $(CARGO_FUZZ_VERSION)" ]; then \
+	    cargo install --locked --root $(CARGO_TARGET_DIR)/tools cargo-fuzz@$(CARGO_FUZZ_VERSION); \
 	fi

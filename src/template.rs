@@ -58,9 +58,9 @@ pub struct TemplateError {
     pub text: String,
     /// Where in `text`, in bytes, if known.
     pub offset: Option<usize>,
-    /// What is there.
+    /// What is there; one line of bounded length.
     pub found: String,
-    /// What should be there.
+    /// What should be there; one line.
     pub expected: String,
 }
 
@@ -78,7 +78,9 @@ impl std::error::Error for TemplateError {}
 
 impl TemplateError {
     fn new(text: &str, offset: Option<usize>, fault: Fault) -> Self {
-        TemplateError { text: text.to_owned(), offset, found: fault.found, expected: fault.expected }
+        // The parser repeats what it could not read, and names of fields can be any text.
+        let expected = fault.expected.chars().map(printed).collect();
+        TemplateError { text: text.to_owned(), offset, found: shortened(&fault.found), expected }
     }
 }
 
@@ -121,11 +123,16 @@ impl Fault {
 /// One line of at most 200 characters: errors hold what clients sent, and go into logs and answers.
 fn shortened(text: &str) -> String {
     const MOST: usize = 200;
-    let mut line: String = text.chars().take(MOST).map(|c| if c.is_control() { ' ' } else { c }).collect();
+    let mut line: String = text.chars().take(MOST).map(printed).collect();
     if text.chars().nth(MOST).is_some() {
         line.push('…');
     }
     line
+}
+
+/// A character as it may stand in a line of a log.
+fn printed(character: char) -> char {
+    if character.is_control() { ' ' } else { character }
 }
 
 #[cfg(test)]

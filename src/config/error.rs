@@ -89,12 +89,26 @@ pub(super) fn join(parent: &str, key: &str) -> String {
 
 /// A value as an error shows it: one line, and not long.
 pub(super) fn show(value: &Value) -> String {
-    shorten(&value.to_string())
+    shorten(&printed(value))
 }
 
-/// `text` as a JSON string, which has no control characters that would break the line.
+/// `text` as a JSON string.
 pub(super) fn quote(text: &str) -> String {
-    Value::from(text).to_string()
+    printed(&Value::from(text))
+}
+
+/// JSON without control characters: it escapes those below the space itself, but not those from U+007F to U+009F, which
+/// terminals heed as well.
+fn printed(value: &Value) -> String {
+    let mut printed = String::new();
+    for character in value.to_string().chars() {
+        if character.is_control() {
+            printed.push_str(&format!("\\u{:04x}", u32::from(character)));
+        } else {
+            printed.push(character);
+        }
+    }
+    printed
 }
 
 fn shorten(text: &str) -> String {
@@ -121,6 +135,20 @@ mod tests {
         errors.add("sagas[0].name", "a\nb", "a name");
         let line = ConfigurationErrors(errors.0).to_string();
         assert_eq!(line, r#"sagas[0].name: found "a\nb", expected a name"#);
+    }
+
+    #[test]
+    fn an_error_holds_no_control_character_whatever_was_found() {
+        assert_eq!(quote("a\u{7f}\u{9b}b"), r#""a\u007f\u009bb""#);
+        assert_eq!(show(&serde_json::json!(["\u{9b}31m"])), r#"["\u009b31m"]"#);
+        for source in ["a\n\"b \u{9b}", "request['a\nb']", "steps['a\nb'].response", "a\nb", "'a'.b\u{7f}(\n)"] {
+            let scope = crate::template::Scope::condition(&[]);
+            let error = crate::template::Expression::compile(source, &scope).unwrap_err();
+            let mut errors = Errors::default();
+            errors.template("path", &error);
+            let line = ConfigurationErrors(errors.0).to_string();
+            assert!(!line.chars().any(char::is_control), "{line:?}");
+        }
     }
 
     #[test]
