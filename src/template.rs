@@ -16,6 +16,7 @@
 //! with it, a whole number that fits 64 bits is an `int` and every other number a `double`.
 
 mod body;
+mod budget;
 mod check;
 mod expression;
 mod functions;

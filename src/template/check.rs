@@ -4,13 +4,14 @@
 //!   not the whole request, and the paths are known ([`Reads`]).
 //! - Names of headers become lower-case, those that are computed too.
 //! - What `cel` does in an order of its own each time, iterating over maps, is put in order or refused.
-//! - Every step of a macro asks for `@step` first, which fails once too many have been taken.
+//! - Every step of a macro asks for `@step` first, which fails once too many have been taken; and what a macro iterates
+//!   over or copies asks for `@room`.
 
 use cel::common::ast::{CallExpr, ComprehensionExpr, EntryExpr, Expr, IdedExpr, LiteralValue, SelectExpr, operators};
 
-use super::functions::{ADDEND, LOWER, ORDERED, Style, check_call};
+use super::functions::{ADDEND, COPIED, LOWER, ORDERED, Style, check_call};
 use super::scope::{ROOTS, Scope, Shape};
-use super::steps::{check_depth, counted};
+use super::steps::{ROOM, check_depth, counted};
 use super::{Fault, Reads};
 
 /// A path that an evaluation looks up.
@@ -82,7 +83,7 @@ impl Check<'_> {
             }
             Expr::Call(call) => self.call(call)?,
             Expr::List(mut list) => {
-                list.elements = self.each(list.elements)?;
+                list.elements = self.each(list.elements)?.into_iter().map(|node| self.copied(node)).collect();
                 Expr::List(list)
             }
             Expr::Map(mut map) => {
@@ -92,6 +93,7 @@ impl Check<'_> {
                     };
                     entry.key = self.expression(std::mem::take(&mut entry.key))?;
                     entry.value = self.expression(std::mem::take(&mut entry.value))?;
+                    entry.value = self.copied(std::mem::take(&mut entry.value));
                 }
                 Expr::Map(map)
             }
@@ -226,12 +228,25 @@ impl Check<'_> {
             _ => {}
         }
         call.args = self.each(call.args)?;
-        if let (operators::ADD, [_, addend]) = (call.func_name.as_str(), call.args.as_mut_slice())
-            && !matches!(addend.expr, Expr::Literal(_) | Expr::List(_))
-        {
-            *addend = calling(ADDEND, std::mem::take(addend));
+        if let (operators::ADD, [first, addend]) = (call.func_name.as_str(), call.args.as_mut_slice()) {
+            *first = self.copied(std::mem::take(first));
+            if !matches!(addend.expr, Expr::Literal(_) | Expr::List(_)) {
+                let room = (!self.locals.is_empty()).then(|| room(addend.id));
+                *addend = calling(ADDEND, room, std::mem::take(addend));
+            }
         }
         Ok(Expr::Call(call))
+    }
+
+    /// A part of a list, of a map or of a sum, of which a copy is made. In a macro there must be room for it: its
+    /// variable may hold what has grown in another. Look-ups are counted otherwise, and so is the macro's own result.
+    fn copied(&self, node: IdedExpr) -> IdedExpr {
+        match &node.expr {
+            _ if self.locals.is_empty() => node,
+            Expr::Literal(_) => node,
+            Expr::Ident(name) if name.starts_with('@') => node,
+            _ => calling(COPIED, Some(room(node.id)), node),
+        }
     }
 
     /// Lower-cases what a map of headers is asked for; refuses a computed name of a step.
@@ -248,7 +263,7 @@ impl Check<'_> {
                         key.expr = text(&lower);
                     }
                     Expr::Literal(_) => {}
-                    _ => *key = calling(LOWER, std::mem::take(key)),
+                    _ => *key = calling(LOWER, None, std::mem::take(key)),
                 }
                 Ok(())
             }
@@ -270,7 +285,7 @@ impl Check<'_> {
     fn comprehension(&mut self, mut macro_: ComprehensionExpr) -> Result<Expr, Fault> {
         self.iterates = true;
         let range = self.expression(std::mem::take(&mut macro_.iter_range))?;
-        macro_.iter_range = calling(ORDERED, range);
+        macro_.iter_range = calling(ORDERED, Some(room(range.id)), range);
         macro_.accu_init = self.expression(macro_.accu_init)?;
         let outer = self.locals.len();
         self.locals.extend([macro_.iter_var.clone(), macro_.accu_var.clone()]);
@@ -283,10 +298,15 @@ impl Check<'_> {
     }
 }
 
-fn calling(function: &str, argument: IdedExpr) -> IdedExpr {
+fn calling(function: &str, room: Option<IdedExpr>, argument: IdedExpr) -> IdedExpr {
     let id = argument.id;
-    let call = CallExpr { func_name: function.to_owned(), target: None, args: vec![argument] };
+    let args = room.into_iter().chain([argument]).collect();
+    let call = CallExpr { func_name: function.to_owned(), target: None, args };
     IdedExpr { id, expr: Expr::Call(call) }
+}
+
+fn room(id: u64) -> IdedExpr {
+    IdedExpr { id, expr: Expr::Ident(ROOM.to_owned()) }
 }
 
 fn text(text: &str) -> Expr {

@@ -1,26 +1,17 @@
 //! One CEL expression: compiled once, evaluated often.
 
 use std::sync::Arc;
-use std::sync::atomic::{AtomicI64, Ordering};
 
 use cel::common::ast::Expr;
 use cel::common::types::CelBool;
-use cel::common::value::CowVal;
-use cel::context::VariableResolver;
 use cel::parser::PrattParser;
 use cel::{Context, ExecutionError, Value};
 use serde_json::{Map, Value as Json};
 
+use super::budget::{Budget, MAX_STEPS};
 use super::check::{Checked, Lookup, check, lookup_index};
 use super::functions::ENVIRONMENT;
-use super::steps::STEP;
 use super::{Facts, Fault, Reads, RenderError, Scope, TemplateError, scan, value};
-
-/// Most steps that the macros of one evaluation may take together: nested ones multiply, and while an expression is
-/// evaluated, the worker does nothing else.
-const MAX_STEPS: i64 = 10_000;
-/// What one step counts beside the values that it copies ([`value::weight`]).
-const STEP_WEIGHT: i64 = 10;
 
 /// A CEL expression that may be evaluated any number of times.
 #[derive(Clone, Debug)]
@@ -114,7 +105,7 @@ impl Expression {
 
     fn evaluate(&self, facts: &Facts) -> Result<Value, RenderError> {
         // Declared before the context, which borrows it.
-        let budget = self.checked.iterates.then(|| Budget::new(&self.checked.lookups, facts));
+        let budget = self.checked.iterates.then(|| Budget::new(self.weights(facts)));
         let mut context = Context::with_env(Arc::clone(&ENVIRONMENT));
         for (index, lookup) in self.checked.lookups.iter().enumerate() {
             // What cannot be found stays undeclared: it is an error only if it is asked for.
@@ -138,6 +129,16 @@ impl Expression {
             return Err(self.error(&format!("its macros take more than {MAX_STEPS} steps, or copy too much")));
         }
         result.map_err(|error| self.error(&self.reason(&error, facts)))
+    }
+
+    /// What it costs to copy what the look-ups find.
+    fn weights(&self, facts: &Facts) -> Vec<i64> {
+        let lookups = self.checked.lookups.iter();
+        let weights = lookups.map(|lookup| match find(facts, &lookup.path) {
+            Ok(Found::Json(json)) if !lookup.presence => value::weight(json),
+            _ => 1,
+        });
+        weights.collect()
     }
 
     /// Why an evaluation failed. Names types and paths, not what a client sent.
@@ -239,51 +240,5 @@ fn is_present(facts: &Facts, path: &[String]) -> Result<bool, String> {
         Found::Json(Json::Object(fields)) => Ok(fields.contains_key(name)),
         Found::Steps(steps) => Ok(steps.contains_key(name)),
         Found::Json(_) => Err(format!("`{}` is no object, it has no `{name}`", parent.join("."))),
-    }
-}
-
-/// What the macros of one evaluation may still spend. It is asked for every variable first; that is how it counts.
-struct Budget {
-    left: AtomicI64,
-    go_on: CelBool,
-    weights: Vec<i64>,
-}
-
-impl Budget {
-    fn new(lookups: &[Lookup], facts: &Facts) -> Self {
-        let weights: Vec<i64> = lookups
-            .iter()
-            .map(|lookup| match find(facts, &lookup.path) {
-                Ok(Found::Json(json)) if !lookup.presence => value::weight(json),
-                _ => 1,
-            })
-            .collect();
-        // Reading each value once is free: that is no more than what has come in.
-        let once = weights.iter().copied().fold(0, i64::saturating_add);
-        let left = AtomicI64::new(once.saturating_add(MAX_STEPS * STEP_WEIGHT));
-        Budget { left, go_on: CelBool::from(true), weights }
-    }
-
-    fn spend(&self, weight: i64) {
-        if !self.is_spent() {
-            self.left.fetch_sub(weight, Ordering::Relaxed);
-        }
-    }
-
-    fn is_spent(&self) -> bool {
-        self.left.load(Ordering::Relaxed) < 0
-    }
-}
-
-impl VariableResolver for Budget {
-    fn resolve<'b>(&'b self, variable: &str) -> Option<CowVal<'b, 'b>> {
-        if variable == STEP {
-            self.spend(STEP_WEIGHT);
-            return (!self.is_spent()).then_some(CowVal::Borrowed(&self.go_on));
-        }
-        if let Some(weight) = lookup_index(variable).and_then(|index| self.weights.get(index)) {
-            self.spend(*weight);
-        }
-        None
     }
 }

@@ -9,23 +9,30 @@ use cel::common::types::{CelList, CelMap, CelMapKey, CelString, DYN_TYPE, STRING
 use cel::common::value::{CowVal, Val};
 
 use super::Fault;
+use super::budget::Budget;
 
 /// Lower-cases a text: what headers are indexed by. No source can name it.
 pub(super) const LOWER: &str = "@lower";
-/// The keys of a map in order, and everything else as it is. `cel` iterates over maps in an order of its own each
+/// What a macro iterates over: the keys of a map in order, and everything else as it is, if there is room. `cel` iterates over maps in an order of its own each
 /// time, but a call that is sent again must be the same call. No source can name it.
 pub(super) const ORDERED: &str = "@ordered";
 /// The right side of a `+`, which must be no map: `cel` would append its keys to a list, in an order of its own each
 /// time. No source can name it.
 pub(super) const ADDEND: &str = "@addend";
 
+/// A value that a macro copies, if there is room for it: [`ROOM`](super::steps::ROOM) comes before it, here and in the
+/// other two. No source can name it.
+pub(super) const COPIED: &str = "@copied";
+
 /// The standard functions and those above. Building it takes microseconds, so all evaluations share it.
 pub(super) static ENVIRONMENT: LazyLock<Arc<Env>> = LazyLock::new(|| {
     let mut env = Env::stdlib();
     let declared = env
         .add_overload(LOWER, "lower_string", vec![STRING_TYPE], lower)
-        .and_then(|()| env.add_overload(ORDERED, "ordered_dyn", vec![DYN_TYPE], ordered))
-        .and_then(|()| env.add_overload(ADDEND, "addend_dyn", vec![DYN_TYPE], addend));
+        .and_then(|()| env.add_overload(ORDERED, "ordered_room_dyn", vec![DYN_TYPE, DYN_TYPE], ordered))
+        .and_then(|()| env.add_overload(ADDEND, "addend_dyn", vec![DYN_TYPE], addend))
+        .and_then(|()| env.add_overload(ADDEND, "addend_room_dyn", vec![DYN_TYPE, DYN_TYPE], addend))
+        .and_then(|()| env.add_overload(COPIED, "copied_room_dyn", vec![DYN_TYPE, DYN_TYPE], copied));
     debug_assert!(declared.is_ok(), "names that begin with `@` are taken by nobody else");
     Arc::new(env)
 });
@@ -37,7 +44,7 @@ fn lower<'b, 'v>(arguments: Vec<CowVal<'b, 'v>>) -> Result<CowVal<'b, 'v>, Execu
 }
 
 fn ordered<'b, 'v>(arguments: Vec<CowVal<'b, 'v>>) -> Result<CowVal<'b, 'v>, ExecutionError> {
-    let range = arguments.into_iter().next().ok_or(ExecutionError::MissingArgumentOrTarget)?;
+    let range = copied(arguments)?;
     let Some(map) = range.downcast_ref::<CelMap>() else {
         return Ok(range);
     };
@@ -47,8 +54,19 @@ fn ordered<'b, 'v>(arguments: Vec<CowVal<'b, 'v>>) -> Result<CowVal<'b, 'v>, Exe
     Ok(CowVal::owned(CelList::from(keys)))
 }
 
+/// The last argument, if there is room for it in the budget that comes before it; without one there is.
+fn copied<'b, 'v>(mut arguments: Vec<CowVal<'b, 'v>>) -> Result<CowVal<'b, 'v>, ExecutionError> {
+    let value = arguments.pop().ok_or(ExecutionError::MissingArgumentOrTarget)?;
+    match arguments.first().and_then(|room| room.downcast_ref::<Budget>()) {
+        Some(budget) if !budget.admit(value.as_ref()) => {
+            Err(ExecutionError::function_error(COPIED, "too much to copy"))
+        }
+        _ => Ok(value),
+    }
+}
+
 fn addend<'b, 'v>(arguments: Vec<CowVal<'b, 'v>>) -> Result<CowVal<'b, 'v>, ExecutionError> {
-    let addend = arguments.into_iter().next().ok_or(ExecutionError::MissingArgumentOrTarget)?;
+    let addend = copied(arguments)?;
     match addend.downcast_ref::<CelMap>() {
         Some(_) => Err(ExecutionError::function_error("+", "a map cannot be added")),
         None => Ok(addend),

@@ -9,6 +9,8 @@ const MAX_DEPTH: usize = 64;
 
 /// The variable that every step of a macro asks for.
 pub(super) const STEP: &str = "@step";
+/// The variable that holds the room that is left for what macros copy.
+pub(super) const ROOM: &str = "@room";
 
 /// A macro's step that asks for `@step` before anything of the user's own is evaluated. The shapes of the standard
 /// macros stay what they are, as `cel` knows them: it would copy the list at every step otherwise.

@@ -27,6 +27,11 @@ fn growing(n: usize) -> Vec<String> {
         format!("[1]{}", ".map(x, x)".repeat(n)),
         format!("{}1{}", "[1].map(x, ".repeat(n), ")".repeat(n)),
         format!("'a'{}", ".contains('a')".repeat(n)),
+        format!("[1].map(x, {}x{})", "[".repeat(n), "]".repeat(n)),
+        format!("[1].map(x, {}x{})", "{'a': x + ".repeat(n), "}".repeat(n)),
+        format!("[1].map(x, {}x{})", "x + (".repeat(n), ")".repeat(n)),
+        format!("[1].map(x, x{})", " + x".repeat(n)),
+        format!("{}[x]{}", "[[1]].map(x, x + ".repeat(n), ")".repeat(n)),
         format!("[1{}]", ", 1".repeat(n)),
         format!("'{}'", "a".repeat(n)),
     ]
@@ -105,6 +110,43 @@ fn macros_over_much_data_are_cut_off() {
         for source in ["request.body.items.all(a, a.n == 1)", "size(request.body.items.map(a, a.n)) > 0"] {
             assert_eq!(value(source, items(count)).is_ok(), fits, "{source} of {count}");
         }
+    }
+}
+
+#[test]
+fn macros_that_make_values_grow_are_cut_off() {
+    let grown = |seed: &str, step: &str| format!("{seed}{}", step.repeat(30));
+    for source in [
+        grown("[request.body.text]", ".map(x, x + x)"),
+        grown("['a']", ".map(x, x + x)"),
+        grown("[request.body.text]", ".map(x, [x, x])"),
+        grown("[request.body.text]", ".map(x, {'a': x, 'b': x})"),
+        grown("[request.body.text]", ".map(x, true, x + '' + x)"),
+        grown("[request.body.text]", ".map(x, [optional.of(x), optional.of(x)])"),
+        grown("[b'a']", ".map(x, x + x)"),
+        grown("[[1]]", ".map(x, x + x)"),
+        format!("[request.body.text].all(x, {}true{})", "[x + x].all(x, ".repeat(15), ")".repeat(15)),
+        "request.body.items.map(x, request.body.items.map(y, x + y))".to_owned(),
+        format!("[request.body.text].map(x, x{}).map(x, x{})", " + x".repeat(50), " + x".repeat(50)),
+        format!("[request.body.text].map(x, [x{}]).map(x, [x{}])", ", x".repeat(500), ", x".repeat(500)),
+    ] {
+        let body = json!({"text": "t".repeat(60_000), "items": vec!["t".repeat(10_000); 90]});
+        match value(&source, body) {
+            Err(error) => assert!(error.reason.contains("or copy too much"), "{source}: {error}"),
+            Ok(value) => panic!("{source} gives {} bytes", value.to_string().len()),
+        }
+    }
+}
+
+#[test]
+fn macros_go_through_all_of_a_large_body_several_times() {
+    let items = vec![json!({"id": "x".repeat(400), "n": 2, "tags": ["a", "b"]}); 2_000];
+    for source in [
+        "size(request.body.filter(i, i.n > 1).map(i, {'id': i.id, 'n': i.n + 1, 'tags': i.tags + ['c']})) == 2000",
+        "size(request.body.map(i, i).filter(i, true).map(i, [i]).map(i, i[0]).filter(i, i.n == 2)) == 2000",
+        "request.body.map(i, 'item ' + i.id).all(text, text.startsWith('item x'))",
+    ] {
+        assert_eq!(value(source, Json::from(items.clone())), Ok(json!(true)), "{source}");
     }
 }
 
