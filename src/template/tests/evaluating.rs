@@ -20,6 +20,15 @@ fn json_integers_are_ints_and_stay_exact() {
 }
 
 #[test]
+fn a_double_is_passed_on_with_every_digit() {
+    for text in ["101.87718516828825", "0.1", "3.2250738585072013e-308", "1.7976931348623157e308"] {
+        let body: Json = serde_json::from_str(text).unwrap();
+        let sent = value("request.body", body).unwrap().to_string().replace("e+", "e");
+        assert_eq!(sent, text);
+    }
+}
+
+#[test]
 fn what_json_has_not_is_refused() {
     assert_eq!(reason("1.0 / 0.0", json!({})), "inf is no number in JSON");
     assert_eq!(reason("[0.0 / 0.0]", json!({})), "NaN is no number in JSON");
