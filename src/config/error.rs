@@ -79,8 +79,7 @@ impl Errors {
 
 /// The path of the field `key` of the object at `parent`.
 pub(super) fn join(parent: &str, key: &str) -> String {
-    let plain = !key.is_empty() && key.bytes().all(|byte| byte.is_ascii_alphanumeric() || byte == b'_' || byte == b'-');
-    match (parent.is_empty(), plain) {
+    match (parent.is_empty(), is_plain(key)) {
         (true, true) => key.to_owned(),
         (false, true) => format!("{parent}.{key}"),
         (_, false) => format!("{parent}[{}]", shorten(&quote(key))),
@@ -95,6 +94,15 @@ pub(super) fn show(value: &Value) -> String {
 /// `text` as a JSON string.
 pub(super) fn quote(text: &str) -> String {
     printed(&Value::from(text))
+}
+
+/// A name as it is, or quoted if it is none.
+pub(super) fn word(name: &str) -> String {
+    if is_plain(name) { name.to_owned() } else { shorten(&quote(name)) }
+}
+
+fn is_plain(name: &str) -> bool {
+    !name.is_empty() && name.bytes().all(|byte| byte.is_ascii_alphanumeric() || byte == b'_' || byte == b'-')
 }
 
 /// JSON without control characters: it escapes those below the space itself, but not those from U+007F to U+009F, which

@@ -2,7 +2,7 @@
 
 use std::collections::{BTreeSet, VecDeque};
 
-use super::error::{Errors, quote};
+use super::error::{Errors, quote, word};
 use super::located::{At, Located, optional};
 use crate::definition::StepIndex;
 
@@ -92,8 +92,9 @@ impl Order {
         for (step, path) in paths.iter().enumerate() {
             let told = (0..step).any(|other| comes_before(other, step) && comes_before(step, other));
             if comes_before(step, step) && !told {
-                let names: Vec<_> =
-                    self.circle(step).into_iter().map(|step| self.name(step).unwrap_or_default()).collect();
+                // A name that is refused elsewhere stands on the circle all the same.
+                let names = self.circle(step).into_iter().map(|step| word(self.name(step).unwrap_or_default()));
+                let names: Vec<_> = names.collect();
                 let found = format!("{} (each after the next)", names.join(" -> "));
                 errors.push(path, found, "steps that do not wait for themselves");
             }

@@ -227,6 +227,18 @@ fn headers_matched_may_have_to_be_absent() {
     assert_eq!(loaded.definitions[0].matcher.to_string(), "* /trips/{id}, host [::1], without x-dry-run");
 }
 
+#[test]
+fn the_configurations_that_fuzzing_begins_with_load() {
+    let seeds = concat!(env!("CARGO_MANIFEST_DIR"), "/wasm-test-harness/fuzz/seeds/config");
+    let mut count = 0;
+    for seed in std::fs::read_dir(seeds).unwrap() {
+        let path = seed.unwrap().path();
+        load(&std::fs::read(&path).unwrap()).unwrap_or_else(|errors| panic!("{}: {errors}", path.display()));
+        count += 1;
+    }
+    assert!(count > 0);
+}
+
 /// Every place in `value` that holds no object or list, as a JSON pointer.
 fn leaves(value: &Value, pointer: &str, found: &mut Vec<String>) {
     match value {

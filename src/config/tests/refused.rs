@@ -218,3 +218,14 @@ fn a_key_given_twice_is_told_with_all_other_errors() {
     let lines: Vec<_> = errors.0.iter().map(|error| error.path.as_str()).collect();
     assert_eq!(lines, ["version", "version", "sagas"]);
 }
+
+#[test]
+fn a_circle_of_steps_whose_names_are_refused_is_told_in_one_line() {
+    let mut configuration = example();
+    configuration["sagas"][0]["steps"][0]["name"] = json!("a\n\u{7f}");
+    configuration["sagas"][0]["steps"][0]["after"] = json!(["a\n\u{7f}"]);
+    let errors = errors_of(&configuration);
+    let circle = errors.iter().find(|error| error.contains("each after the next")).unwrap();
+    assert!(circle.contains(r#"found "a\n\u007f" -> "a\n\u007f" (each"#), "{circle}");
+    assert!(errors.iter().all(|error| !error.chars().any(char::is_control)), "{errors:?}");
+}

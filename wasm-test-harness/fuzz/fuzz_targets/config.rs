@@ -44,11 +44,6 @@ fn check_errors(errors: &ConfigurationErrors) {
 
 /// `loaded` is what came of the text whose value is `value`.
 fn check_forms(loaded: &Result<Configuration, ConfigurationErrors>, value: &Value) {
-    let from_json = config::from_json(value);
-    if let (Ok(loaded), from_json) = (loaded, &from_json) {
-        let from_json = from_json.as_ref().expect("what is text loads as a value too");
-        assert_eq!(format!("{loaded:?}"), format!("{from_json:?}"));
-    }
     let Some(bytes) = to_struct(value).filter(|bytes| !bytes.is_empty()) else {
         return;
     };
@@ -56,11 +51,18 @@ fn check_forms(loaded: &Result<Configuration, ConfigurationErrors>, value: &Valu
     if !is_the_same_in_doubles(value) {
         return;
     }
-    match (&from_json, &from_struct) {
+    match (loaded, &from_struct) {
         (Ok(one), Ok(other)) => assert_eq!(format!("{one:?}"), format!("{other:?}")),
         (Err(one), Err(other)) if one == other => {}
+        // `prost` reads less deeply nested messages than `serde_json` reads text.
         (_, Err(other)) if other.to_string().contains("recursion limit") => {}
-        (one, other) => panic!("as JSON {one:?}, as a Struct {other:?}"),
+        // A field that the text gives twice is in the value once.
+        (Err(_), other) => match (config::from_json(value), other) {
+            (Ok(one), Ok(other)) => assert_eq!(format!("{one:?}"), format!("{other:?}")),
+            (Err(one), Err(other)) => assert_eq!(one, *other),
+            (one, other) => panic!("as a value {one:?}, as a Struct {other:?}"),
+        },
+        (one, other) => panic!("as text {one:?}, as a Struct {other:?}"),
     }
 }
 
