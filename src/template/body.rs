@@ -5,7 +5,7 @@ use std::fmt;
 use serde_json::{Map, Value as Json};
 
 use super::text::{Part, parts};
-use super::{Expression, Facts, Place, Reads, RenderError, Scope, Template, TemplateError};
+use super::{Expression, Facts, Place, Reads, RenderError, Scope, Template, TemplateError, shortened};
 
 /// A body whose strings are templates.
 ///
@@ -30,7 +30,7 @@ enum Node {
 /// Everything that is wrong with a body.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct BodyError {
-    /// Where in the body (`.guest`, `[0].seat`, empty for the body itself), and what. Never empty.
+    /// Where in the body (`.guest`, `[0].seat`, `["a b"]`, empty for the body itself), and what. Never empty.
     pub errors: Vec<(String, TemplateError)>,
 }
 
@@ -111,6 +111,16 @@ impl Node {
     }
 }
 
+/// The path of a field. A name that is no plain word is quoted, and one line: paths go into logs.
+fn below(path: &str, name: &str) -> String {
+    let plain = |byte: u8| byte.is_ascii_alphanumeric() || byte == b'_' || byte == b'-';
+    if !name.is_empty() && name.bytes().all(plain) {
+        format!("{path}.{name}")
+    } else {
+        format!("{path}[{}]", shortened(&Json::from(name).to_string()))
+    }
+}
+
 struct Compiler<'a> {
     scope: &'a Scope,
     reads: Reads,
@@ -133,9 +143,7 @@ impl Compiler<'_> {
             }
             Json::Object(fields) => {
                 let fields = fields.iter();
-                Node::Object(
-                    fields.map(|(name, value)| (name.clone(), self.node(value, &format!("{path}.{name}")))).collect(),
-                )
+                Node::Object(fields.map(|(name, value)| (name.clone(), self.node(value, &below(path, name)))).collect())
             }
             other => Node::Constant(other.clone()),
         }

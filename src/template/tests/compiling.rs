@@ -166,6 +166,8 @@ fn a_body_reports_every_error_with_its_path() {
     let mut paths: Vec<&str> = error.errors.iter().map(|(path, _)| path.as_str()).collect();
     paths.sort_unstable();
     assert_eq!(paths, [".guest", ".seats[0].x"]);
+    let error = BodyTemplate::compile(&json!({"a.b": {"\n\u{9b}": ["${"]}}), &compensation()).unwrap_err();
+    assert_eq!(error.errors.first().map(|(path, _)| path.as_str()), Some(r#"["a.b"]["\n "][0]"#));
     let text = BodyTemplate::compile(&json!("${"), &compensation()).unwrap_err();
     assert_eq!(text.errors.first().map(|(path, _)| path.as_str()), Some(""));
 }
