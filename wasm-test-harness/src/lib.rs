@@ -9,6 +9,7 @@
 //! | [`check`] | reads a configuration out of JSON or YAML and prints all of its errors |
 //! | [`draw`] | draws the sagas of a configuration: Mermaid and text |
 //! | [`trip`] | the shipped trip, up and running |
+//! | [`scenario`] | scenarios as data, for real Envoy and for the simulator |
 //! | [`demo`] | `make demo` and `make run` |
 //! | [`simulator`] | the compiled filter under every fault, in virtual time, from one seed |
 //! | [`simulate`] | `make simulate` |
@@ -20,6 +21,7 @@ pub mod draw;
 pub mod envoy;
 pub mod loopback;
 pub mod participant;
+pub mod scenario;
 pub mod simulate;
 pub mod simulator;
 pub mod trip;

@@ -92,14 +92,22 @@ impl Downstream {
     }
 }
 
-/// The definition of the saga on a listener of [`CONFIGURATION`], to be changed before Envoy gets it.
+/// The filter's configuration on the listener of [`CONFIGURATION`] that has it as YAML, the one with one instance.
 ///
 /// # Panics
-/// The configuration has another form: it is the listener with one instance that has the saga as YAML.
-pub fn saga_definition(configuration: &mut Yaml) -> &mut Yaml {
+/// The configuration has another form.
+pub fn plugin_configuration(configuration: &mut Yaml) -> &mut Yaml {
     let manager = &mut configuration["static_resources"]["listeners"][0]["filter_chains"][0]["filters"][0];
     let filter = &mut manager["typed_config"]["http_filters"][0]["typed_config"]["config"];
-    &mut filter["configuration"]["value"]["sagas"][0]
+    &mut filter["configuration"]["value"]
+}
+
+/// The definition of the saga in [`plugin_configuration`], to be changed before Envoy gets it.
+///
+/// # Panics
+/// The configuration has another form.
+pub fn saga_definition(configuration: &mut Yaml) -> &mut Yaml {
+    &mut plugin_configuration(configuration)["sagas"][0]
 }
 
 /// What a client asks for.

@@ -29,7 +29,8 @@ pub struct SagaModel {
 #[derive(Debug, Clone, Deserialize)]
 struct Matching {
     method: String,
-    path: String,
+    path: Option<String>,
+    path_prefix: Option<String>,
 }
 
 /// A step.
@@ -55,6 +56,8 @@ pub struct CallModel {
     /// With `${...}`.
     pub path: String,
     per_try_timeout: Option<String>,
+    success: Option<String>,
+    rejected: Option<String>,
     #[serde(default)]
     retry: RetryModel,
 }
@@ -82,7 +85,28 @@ impl Configuration {
 
     /// The saga that a request begins.
     pub fn matching(&self, method: &str, path: &str) -> Option<&SagaModel> {
-        self.sagas.iter().find(|saga| saga.matching.method == method && saga.matching.path == path)
+        self.sagas.iter().find(|saga| saga.matching.method == method && saga.matching.fits(path))
+    }
+
+    /// Whether the checker knows all that decides how sagas of this configuration end: it takes 2xx for a success
+    /// and, but for those that say otherwise, 4xx for a refusal.
+    pub fn is_understood(&self) -> bool {
+        let calls = |step: &StepModel| {
+            let compensation = step.compensation.as_ref();
+            step.transaction.is_understood("response.code == 201") && compensation.is_none_or(|call| call.is_understood(""))
+        };
+        let step = |step: &StepModel| step.when.as_deref().is_none_or(|when| condition(when).is_some()) && calls(step);
+        self.sagas.iter().all(|saga| saga.steps.iter().all(step))
+    }
+}
+
+impl Matching {
+    /// The query string takes no part.
+    fn fits(&self, path: &str) -> bool {
+        let path = path.split('?').next().unwrap_or(path);
+        let whole_segments = |rest: &str| rest.is_empty() || rest.starts_with('/');
+        let prefix = |prefix: &str| path.strip_prefix(prefix.trim_end_matches('/')).is_some_and(whole_segments);
+        self.path.as_deref() == Some(path) || self.path_prefix.as_deref().is_some_and(prefix)
     }
 }
 
@@ -123,8 +147,7 @@ impl StepModel {
     /// The condition is another one: then the checker would be wrong.
     pub fn is_skipped(&self, body: &Json) -> bool {
         let Some(when) = &self.when else { return false };
-        let name = when.strip_prefix("has(request.body.").and_then(|rest| rest.strip_suffix(')'));
-        let name = name.unwrap_or_else(|| panic!("the checker does not understand the condition {when:?}"));
+        let name = condition(when).unwrap_or_else(|| panic!("the checker does not understand the condition {when:?}"));
         body.get(name).is_none()
     }
 
@@ -145,10 +168,20 @@ impl StepModel {
 }
 
 impl CallModel {
+    /// Whether its outcomes are those that the checker expects, or its `success` is one that makes no difference.
+    fn is_understood(&self, success: &str) -> bool {
+        self.rejected.is_none() && self.success.as_deref().is_none_or(|other| other == success)
+    }
+
     /// The longest wait between two attempts, in milliseconds.
     pub fn max_interval_ms(&self) -> u64 {
         self.retry.max_interval.as_deref().map_or(DEFAULT_MAX_INTERVAL_MS, milliseconds)
     }
+}
+
+/// The member of the request's body that a condition asks for.
+fn condition(when: &str) -> Option<&str> {
+    when.strip_prefix("has(request.body.")?.strip_suffix(')')
 }
 
 /// A duration in one unit, `s` or `ms`.

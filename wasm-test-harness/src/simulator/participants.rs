@@ -107,6 +107,12 @@ impl Participant {
         (held.len(), cancelled.len())
     }
 
+    /// The bookings of a saga in the order in which they were made: id, step, and whether it stands.
+    pub fn bookings_of(&self, saga: &str) -> impl Iterator<Item = (&str, &str, bool)> {
+        let of_saga = self.bookings.iter().filter(move |booking| booking.step.0 == saga);
+        of_saga.map(|booking| (booking.id.as_str(), booking.step.1.as_str(), !booking.cancelled))
+    }
+
     fn book(&mut self, call: &CallRecord) -> (Answer, Deed) {
         let asked = body(call);
         let Some((Json::Object(asked), guest)) =
