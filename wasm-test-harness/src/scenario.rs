@@ -25,13 +25,14 @@
 //! | field | default | meaning |
 //! | --- | --- | --- |
 //! | `about` | required | what the file shows |
-//! | `configuration` | required | the filter's: a mapping, or the path of an Envoy configuration as it is shipped |
+//! | `configuration` | required | the filter's: a mapping, or the path of an Envoy configuration as it is shipped. Without fractions: Envoy reads them from YAML as text |
 //! | `outage` | none | `{participant, for_ms}`: it refuses connections for so long, counted from the requests |
 //! | `no_endpoint` | none | participants whose clusters have no endpoint |
-//! | `cases` | required | [`Case`]: each is for a guest of its own, which is its name; all run at once |
+//! | `cases` | required | [`Case`]: each is for a guest of its own, which is its name; all run at once, by turns with one instance of the filter and with a gate pair |
 //!
 //! Faults are ordered by guest and by half of a step (see [`Fault`]). Where a saga has several steps at one participant,
-//! a fault hits whichever comes first: there a case must be one in which that is sure, or in which it does not matter.
+//! a fault hits whichever comes first: there a case must be one in which that is sure. Nor may a case hang on which of
+//! two answers comes first: the tests run the simulator with several seeds to find such ones.
 
 pub mod difference;
 mod expectation;
@@ -334,7 +335,11 @@ cases:
             ("fault: delay, delay_ms: 5", "fault: refuse, applies: true", "is always false"),
             ("at: hotel", "at: flight", "which has an outage"),
             ("at: hotel", "at: train", "unknown variant `train`"),
-            ("cases:\n", "cases:\n- {name: ann, request: {method: GET, path: /}, expect: {status: 200}}\n", "two cases"),
+            (
+                "cases:\n",
+                "cases:\n- {name: ann, request: {method: GET, path: /}, expect: {status: 200}}\n",
+                "two cases",
+            ),
         ] {
             let error = format!("{:#}", Scenarios::parse(&FILE.replace(from, to)).unwrap_err());
             assert!(error.contains(expected), "{error}");

@@ -37,7 +37,9 @@ impl Expectation {
         equal("status", format!("{:?}", answer.status()), format!("{:?}", Some(self.status)));
         let status = answer.header("saga-status");
         equal("saga-status", format!("{status:?}"), format!("{:?}", self.saga_status.as_deref()));
-        let holds = |role: &&Role| observed.at.get(role).is_some_and(|at| at.bookings.values().any(|one| *one == State::Booked));
+        let holds = |role: &&Role| {
+            observed.at.get(role).is_some_and(|at| at.bookings.values().any(|one| *one == State::Booked))
+        };
         let held: BTreeSet<Role> = Role::ALL.iter().filter(holds).copied().collect();
         equal("held", format!("{held:?}"), format!("{:?}", self.held));
         for role in Role::ALL {

@@ -140,7 +140,8 @@ impl Answer {
 fn compared<'a>(headers: impl Iterator<Item = (&'a str, &'a [u8])>) -> BTreeMap<String, Vec<String>> {
     let mut compared: BTreeMap<String, Vec<String>> = BTreeMap::new();
     for (name, value) in headers {
-        let others = NOT_THE_FILTERS.contains(&name) || NOT_THE_FILTERS_BEGIN.iter().any(|begin| name.starts_with(begin));
+        let others =
+            NOT_THE_FILTERS.contains(&name) || NOT_THE_FILTERS_BEGIN.iter().any(|begin| name.starts_with(begin));
         if !others {
             compared.entry(name.to_owned()).or_default().push(String::from_utf8_lossy(value).into_owned());
         }
@@ -293,7 +294,8 @@ impl SagaOrder {
     fn canonical(&self, mut received: Vec<Received>) -> Vec<Received> {
         let mut sorted = Vec::new();
         while !received.is_empty() {
-            let is_next = |index: &usize| !received[..*index].iter().any(|before| self.ordered(before, &received[*index]));
+            let is_next =
+                |index: &usize| !received[..*index].iter().any(|before| self.ordered(before, &received[*index]));
             let next = (0..received.len()).filter(is_next).min_by_key(|index| received[*index].step().to_owned());
             sorted.push(received.remove(next.unwrap_or(0)));
         }
@@ -335,10 +337,29 @@ mod tests {
             {"name": "c", "transaction": {"path": "/"}},
         ]}]});
         let order = SagaOrder::of(&Configuration::read(&configuration).unwrap(), "POST", "/");
-        let arrived = vec![received("c", "transaction", "/1"), received("b", "transaction", "/2"), received("a", "transaction", "/3")];
+        let arrived = vec![
+            received("c", "transaction", "/1"),
+            received("b", "transaction", "/2"),
+            received("a", "transaction", "/3"),
+        ];
         let sorted = order.canonical(arrived);
         let paths: Vec<&str> = sorted.iter().map(|one| one.path.as_str()).collect();
         assert_eq!(paths, ["/2", "/1", "/3"]);
         assert!(sorted[0].headers.contains_key("saga-step") && !sorted[0].headers.contains_key("x-request-id"));
+    }
+
+    #[test]
+    fn where_attempts_vary_repeated_ones_count_once() {
+        let attempt = |number: &str| {
+            let mut one = received("a", "transaction", "/bookings");
+            one.headers.insert("saga-attempt".to_owned(), vec![number.to_owned()]);
+            one
+        };
+        let undone = received("a", "compensation", "/bookings/1");
+        let all = vec![attempt("1"), attempt("4"), attempt("7"), undone];
+        let at = BTreeMap::from([(Role::Car, (all, Vec::new()))]);
+        let seen = Seen { answer: Answer::Application, at };
+        let count = |vary| seen.clone().observed(&SagaOrder::default(), vary).at[&Role::Car].received.len();
+        assert_eq!((count(false), count(true)), (4, 2));
     }
 }

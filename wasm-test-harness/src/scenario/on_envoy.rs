@@ -40,9 +40,11 @@ pub async fn run(scenarios: &Scenarios) -> anyhow::Result<BTreeMap<String, Obser
             Some(configuration) => {
                 let mut first = configuration.clone();
                 first["gate"] = Json::Bool(true);
-                envoy
-                    .plugin_configuration("trip", "sagabox", &configuration.to_string())
-                    .plugin_configuration("trip_gate", "sagabox_gate_first", &first.to_string())
+                envoy.plugin_configuration("trip", "sagabox", &configuration.to_string()).plugin_configuration(
+                    "trip_gate",
+                    "sagabox_gate_first",
+                    &first.to_string(),
+                )
             }
         };
         envoy.edit(move |yaml| remove_endpoints(yaml, &no_endpoint))
@@ -80,7 +82,8 @@ fn remove_endpoints(yaml: &mut Yaml, roles: &BTreeSet<Role>) {
 fn begin(trip: &Trip, case: &Case, mode: BodyMode) -> anyhow::Result<InFlight> {
     let url = format!("http://{}{}", trip.address(mode), case.request.path);
     let own = case.request.headers.iter().map(|(name, value)| (name.as_str(), value.as_str()));
-    let headers: Vec<(&str, &str)> = [("host", HOST), ("content-type", "application/json")].into_iter().chain(own).collect();
+    let headers: Vec<(&str, &str)> =
+        [("host", HOST), ("content-type", "application/json")].into_iter().chain(own).collect();
     let method = case.request.method.parse().with_context(|| case.name.clone())?;
     let request = loopback::request(method, &url, &headers, Outgoing::whole(case.body()))?;
     Ok(Client::http1().timeout(ANSWER_TIMEOUT).begin(request))
@@ -141,7 +144,8 @@ impl Everything {
 
     /// Takes out what is of one saga or guest.
     fn take(&mut self, answer: Answer, is_of: impl Fn(Option<&str>, Option<&str>) -> bool) -> Seen {
-        let mut at: BTreeMap<Role, (Vec<Received>, Vec<Booking>)> = Role::ALL.map(|role| (role, Default::default())).into();
+        let mut at: BTreeMap<Role, (Vec<Received>, Vec<Booking>)> =
+            Role::ALL.map(|role| (role, Default::default())).into();
         let of_attempt = |one: &mut (Role, Attempt)| is_of(one.1.saga_id.as_deref(), one.1.guest.as_deref());
         for (role, attempt) in self.attempts.extract_if(.., of_attempt) {
             at.entry(role).or_default().0.push(received(&attempt));

@@ -155,4 +155,3 @@ fn answer(told: &Told) -> Answer {
         Told::Cut(why) => Answer::None((*why).to_owned()),
     }
 }
-

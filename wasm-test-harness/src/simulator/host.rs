@@ -238,7 +238,11 @@ impl Host {
     }
 
     /// Answers the effective stream. With a root effective it succeeds and answers nobody.
-    pub fn reply(&mut self, status: u32, headers: Headers, body: Vec<u8>) {
+    pub fn reply(&mut self, status: u32, mut headers: Headers, body: Vec<u8>) {
+        // Envoy says so of every body of which its sender does not say what it is.
+        if !body.is_empty() && value(&headers, "content-type").is_none() {
+            headers.push(("content-type".to_owned(), b"text/plain".to_vec()));
+        }
         if self.streams.contains_key(&self.effective) {
             self.effects.push(Effect::Reply(LocalReply { stream: self.effective, status, headers, body }));
         }

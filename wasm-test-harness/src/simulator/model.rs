@@ -28,9 +28,10 @@ pub struct SagaModel {
 
 #[derive(Debug, Clone, Deserialize)]
 struct Matching {
-    method: String,
+    method: Option<String>,
     path: Option<String>,
     path_prefix: Option<String>,
+    path_template: Option<String>,
 }
 
 /// A step.
@@ -85,7 +86,7 @@ impl Configuration {
 
     /// The saga that a request begins.
     pub fn matching(&self, method: &str, path: &str) -> Option<&SagaModel> {
-        self.sagas.iter().find(|saga| saga.matching.method == method && saga.matching.fits(path))
+        self.sagas.iter().find(|saga| saga.matching.fits(method, path))
     }
 
     /// Whether the checker knows all that decides how sagas of this configuration end: it takes 2xx for a success
@@ -93,7 +94,8 @@ impl Configuration {
     pub fn is_understood(&self) -> bool {
         let calls = |step: &StepModel| {
             let compensation = step.compensation.as_ref();
-            step.transaction.is_understood("response.code == 201") && compensation.is_none_or(|call| call.is_understood(""))
+            step.transaction.is_understood("response.code == 201")
+                && compensation.is_none_or(|call| call.is_understood(""))
         };
         let step = |step: &StepModel| step.when.as_deref().is_none_or(|when| condition(when).is_some()) && calls(step);
         self.sagas.iter().all(|saga| saga.steps.iter().all(step))
@@ -102,11 +104,20 @@ impl Configuration {
 
 impl Matching {
     /// The query string takes no part.
-    fn fits(&self, path: &str) -> bool {
+    fn fits(&self, method: &str, path: &str) -> bool {
         let path = path.split('?').next().unwrap_or(path);
         let whole_segments = |rest: &str| rest.is_empty() || rest.starts_with('/');
         let prefix = |prefix: &str| path.strip_prefix(prefix.trim_end_matches('/')).is_some_and(whole_segments);
-        self.path.as_deref() == Some(path) || self.path_prefix.as_deref().is_some_and(prefix)
+        let template = |template: &str| {
+            let (wanted, given): (Vec<_>, Vec<_>) = (template.split('/').collect(), path.split('/').collect());
+            let fits =
+                |(wanted, given): (&&str, &&str)| wanted == given || (wanted.starts_with('{') && !given.is_empty());
+            wanted.len() == given.len() && wanted.iter().zip(&given).all(fits)
+        };
+        self.method.as_deref().is_none_or(|wanted| wanted == method)
+            && self.path.as_deref().is_none_or(|wanted| wanted == path)
+            && self.path_prefix.as_deref().is_none_or(prefix)
+            && self.path_template.as_deref().is_none_or(template)
     }
 }
 
@@ -196,4 +207,37 @@ fn milliseconds(text: &str) -> u64 {
     let number: u64 =
         number.parse().unwrap_or_else(|_| panic!("the checker does not understand the duration {text:?}"));
     number * unit
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use serde_json::json;
+
+    fn configuration(matching: Json, when: &str, success: &str) -> Configuration {
+        let transaction = json!({"path": "/bookings", "success": success});
+        let steps = json!([{"name": "a", "when": when, "transaction": transaction}]);
+        Configuration::read(&json!({"sagas": [{"name": "s", "match": matching, "steps": steps}]})).unwrap()
+    }
+
+    #[test]
+    fn a_request_is_matched_as_the_documentation_says() {
+        for (matching, fits, fits_not) in [
+            (json!({"method": "POST", "path": "/trips"}), ["/trips", "/trips?a=/b"], ["/trips/", "/trip"]),
+            (json!({"path_prefix": "/trips"}), ["/trips", "/trips/1"], ["/tripsy", "/"]),
+            (json!({"path_template": "/trips/{id}"}), ["/trips/1", "/trips/2?a=b"], ["/trips/", "/trips/1/2"]),
+        ] {
+            let configuration = configuration(matching, "has(request.body.a)", "response.code == 201");
+            assert!(fits.iter().all(|path| configuration.matching("POST", path).is_some()), "{configuration:?}");
+            assert!(fits_not.iter().all(|path| configuration.matching("POST", path).is_none()), "{configuration:?}");
+        }
+    }
+
+    #[test]
+    fn what_the_checker_does_not_know_is_not_understood() {
+        let understood = |when, success| configuration(json!({"path": "/"}), when, success).is_understood();
+        assert!(understood("has(request.body.a)", "response.code == 201"));
+        assert!(!understood("request.body.a > 1", "response.code == 201"));
+        assert!(!understood("has(request.body.a)", "response.code == 204"));
+    }
 }

@@ -218,7 +218,8 @@ impl World<'_> {
                 self.tell(dealt(shown.status));
                 let mut headers = answer_headers(shown.status);
                 headers.push(("x-not-utf-8".to_owned(), b"caf\xe9 \xff\xfe".to_vec()));
-                headers.extend(["one", "two"].map(|value| ("x-repeated".to_owned(), value.as_bytes().to_vec())));
+                headers
+                    .extend(["one", "two", "three"].map(|value| ("x-repeated".to_owned(), value.as_bytes().to_vec())));
                 headers.push(("x-empty".to_owned(), Vec::new()));
                 let body = shown.body.as_ref().map_or(Vec::new(), |body| body.to_string().into_bytes());
                 self.schedule(latency, whole(call, shown.status, headers, body));
@@ -226,7 +227,9 @@ impl World<'_> {
             FaultKind::NotJson => {
                 self.tell(dealt(shown.status));
                 let status = with_body(&shown).0;
-                self.schedule(latency, whole(call, status, answer_headers(status), b"booked {not: json".to_vec()));
+                let mut headers = answer_headers(status);
+                headers[1].1 = b"text/plain".to_vec();
+                self.schedule(latency, whole(call, status, headers, b"booked {not: json".to_vec()));
             }
         }
     }
