@@ -19,6 +19,8 @@ use crate::simulator::world::{Outcome, World};
 const BEGIN: Nanos = 10 * MS;
 /// Everything has ended by then.
 const END: Nanos = 60 * SECOND;
+/// The longest way from one to another: no case comes near a timeout by it.
+const LATENCY: Nanos = 3 * MS;
 
 /// What the cases came to, and whether the simulator's checker has looked at the run.
 #[derive(Debug)]
@@ -66,6 +68,7 @@ fn plan(scenarios: &Scenarios) -> anyhow::Result<Plan> {
         orders: orders.map(|(role, fault)| (role.name().to_owned(), fault)).collect(),
         faults: Faults::default(),
         heal_at: END,
+        latency: LATENCY,
     })
 }
 
