@@ -69,14 +69,14 @@ fuzz: cargo-fuzz ## Fuzzes configurations and templates, FUZZ_SECONDS=60 each; n
 	for target in config template; do $(FUZZ)/run $$target $(FUZZ_SECONDS); done
 
 CARGO_LLVM_COV_VERSION := 0.9.1
-# Which lines of the core are meant: without the filter's own end to Envoy, which only the compiled module has.
-NOT_THE_CORE := wasm-test-harness|src/(filter|planted|config|template|matcher|facts)
+# All but the saga's core. The filter's own end to Envoy is compiled into the module only.
+NOT_THE_CORE := /registry/|/rustc/|/wasm-test-harness/|/src/(filter|planted|config|template|matcher|facts)
 
 .PHONY: coverage
-coverage: cargo-llvm-cov ## Shows which lines of the saga's core SEEDS=2000 of the simulation reach, run natively
+coverage: cargo-llvm-cov ## Shows which lines of the saga's core the scenarios and SEEDS=2000 of the simulation reach, run natively
 	@export PATH="$(CARGO_TARGET_DIR)/tools/bin:$$PATH"; \
-	cargo llvm-cov run --package wasm-test-harness --bin sagabox-harness --ignore-filename-regex '$(NOT_THE_CORE)' \
-	    $(COVERAGE_REPORT) -- simulate --native $(SIMULATE)
+	cargo llvm-cov run --package wasm-test-harness --bin sagabox-harness --no-default-ignore-filename-regex \
+	    --ignore-filename-regex '$(NOT_THE_CORE)' --show-missing-lines -- simulate --native --scenarios $(SIMULATE)
 
 .PHONY: cargo-llvm-cov
 cargo-llvm-cov:

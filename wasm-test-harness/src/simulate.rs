@@ -2,9 +2,10 @@
 
 use std::path::PathBuf;
 
-use anyhow::bail;
+use anyhow::{bail, ensure};
 
 use crate::envoy::default_wasm;
+use crate::scenario::{FOLDER, Scenarios, simulated};
 use crate::simulator::campaign::{self, Until, run_seed};
 use crate::simulator::filter::Filter;
 
@@ -35,6 +36,9 @@ pub struct Arguments {
     /// Runs the crate itself instead of the compiled filter.
     #[arg(long)]
     pub native: bool,
+    /// Runs the files of scenarios, too, before the seeds.
+    #[arg(long)]
+    pub scenarios: bool,
     /// Stops at the first failure.
     #[arg(long)]
     pub stop: bool,
@@ -57,6 +61,9 @@ pub fn run(arguments: &Arguments) -> anyhow::Result<()> {
         }
         return Ok(());
     }
+    if arguments.scenarios {
+        scenarios(&filter)?;
+    }
     let threads = std::thread::available_parallelism().map_or(1, usize::from);
     let until = if arguments.stop { Until::AFailure } else { Until::TheEnd };
     let campaign = campaign::run(&filter, arguments.from, arguments.seeds, &arguments.faults, threads, until)?;
@@ -70,6 +77,19 @@ pub fn run(arguments: &Arguments) -> anyhow::Result<()> {
         bail!("to see what happened: make simulate SEED={seed}{faults}");
     }
     println!("to go on: make simulate FROM={} SEEDS={}", arguments.from + arguments.seeds, arguments.seeds);
+    Ok(())
+}
+
+fn scenarios(filter: &Filter) -> anyhow::Result<()> {
+    let files = Scenarios::all()?;
+    let mut cases = 0;
+    for (name, scenarios) in &files {
+        let run = simulated::run(scenarios, filter, 0)?;
+        let unmet = scenarios.unmet(&run.observed);
+        ensure!(unmet.is_empty(), "{FOLDER}/{name}.yaml:\n{}", unmet.join("\n"));
+        cases += scenarios.cases.len();
+    }
+    println!("{cases} cases of {} files in {FOLDER} came to what they must", files.len());
     Ok(())
 }
 
