@@ -34,6 +34,7 @@ mod forward;
 pub mod outcome;
 pub mod record;
 mod reply;
+mod resume;
 pub mod retry;
 mod state;
 
@@ -45,6 +46,7 @@ use attempts::Runtime;
 pub use begin::{Begin, BeginRefused};
 pub use call::{CallError, CallId, CallKind, Envelope, OutgoingCall, Request};
 use record::{Change, Progress, RECORD_VERSION, Record, StepProgress};
+pub use resume::{NotResumable, Resume};
 
 pub use state::{IllegalTransition, SagaState, StepState};
 

@@ -69,7 +69,7 @@ impl Saga {
         self.has_compensation(index) && !self.is_known(index)
     }
 
-    fn has_compensation(&self, index: StepIndex) -> bool {
+    pub(super) fn has_compensation(&self, index: StepIndex) -> bool {
         self.step(index).is_some_and(|step| step.compensation.is_some())
     }
 

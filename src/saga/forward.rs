@@ -97,7 +97,7 @@ impl Saga {
 
     /// A compensation that does not read the transaction's answer is rendered before the transaction is sent: what
     /// cannot be undone is not done. Of another, the templates that do not read the answer are tried.
-    fn render_early(&self, step: &Step, request: &Request) -> Result<Option<Box<Request>>, String> {
+    pub(super) fn render_early(&self, step: &Step, request: &Request) -> Result<Option<Box<Request>>, String> {
         let Some(call) = &step.compensation else { return Ok(None) };
         let transaction = self.transaction_facts(step, Some(request), None);
         let failed = |error| format!("compensation.{error}");

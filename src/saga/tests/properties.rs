@@ -13,6 +13,8 @@ enum Op {
     EndAttempt(usize, Behaviour),
     Wait(u64),
     WaitUntilDue,
+    /// The owner goes, with its outstanding record written or not, and another resumes the saga.
+    Crash(Behaviour, bool),
     /// An acknowledgement that nobody waits for.
     StrayAcknowledgement(u64),
     /// The end of an attempt that is not under way.
@@ -44,6 +46,7 @@ fn op() -> impl Strategy<Value = Op> {
         8 => (0..8_usize, behaviour()).prop_map(|(index, behaviour)| Op::EndAttempt(index, behaviour)),
         2 => (0..3_000_u64).prop_map(Op::Wait),
         3 => Just(Op::WaitUntilDue),
+        1 => (behaviour(), any::<bool>()).prop_map(|(behaviour, kept)| Op::Crash(behaviour, kept)),
         1 => (0..10_u64).prop_map(Op::StrayAcknowledgement),
         1 => (0..7_usize, 0..5_u32).prop_map(|(step, attempt)| Op::StrayAnswer(step, attempt)),
     ]
@@ -63,6 +66,7 @@ fn run(definition: &Arc<Definition>, flag: bool, ops: &[Op]) {
             Op::WaitUntilDue => {
                 world.wait_until_due();
             }
+            Op::Crash(behaviour, record_is_kept) => world.crash(*behaviour, *record_is_kept),
             Op::StrayAcknowledgement(sequence) => stray_acknowledgement(&mut world, *sequence),
             Op::StrayAnswer(step, attempt) => stray_answer(&mut world, *step, *attempt),
         }

@@ -1,7 +1,7 @@
 //! A world of one saga: a journal, participants that keep their word, a client and a clock, and a checker that
 //! looks at what is written, sent and told, and at nothing inside the saga.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 
 use serde_json::json;
 
@@ -57,6 +57,9 @@ pub struct World {
     pub ended: Option<SagaState>,
     records: Vec<Record>,
     durable: Progress,
+    epoch: u32,
+    /// Steps that an owner who has gone may have sent, for all the journal says.
+    may_have_been_sent: BTreeSet<StepIndex>,
     held: BTreeMap<StepIndex, Held>,
 }
 
@@ -85,6 +88,8 @@ impl World {
             ended: None,
             records: Vec::new(),
             durable,
+            epoch: 1,
+            may_have_been_sent: BTreeSet::new(),
             held: BTreeMap::new(),
         };
         world.take(actions);
@@ -129,6 +134,38 @@ impl World {
             CallKind::Compensation => compensation(held, behaviour),
         };
         self.feed(Event::AttemptEnded { id: call.id, result });
+    }
+
+    /// The owner goes, and another takes the saga up from what the journal holds. What was under way still comes to
+    /// what `behaviour` says, but nobody hears of it; the outstanding record is in the journal or, unless it is the
+    /// first, not. The client has gone with its proxy: whoever asks again is told anew.
+    pub fn crash(&mut self, behaviour: Behaviour, record_is_kept: bool) {
+        for call in std::mem::take(&mut self.in_flight) {
+            let held = self.held.entry(call.id.step).or_default();
+            match call.id.kind {
+                CallKind::Transaction => transaction(held, behaviour),
+                CallKind::Compensation => compensation(held, behaviour),
+            };
+        }
+        if let Some(record) = self.outstanding.take().filter(|_| record_is_kept || self.records.is_empty()) {
+            for change in &record.changes {
+                self.durable.apply(change).expect("a record holds legal changes");
+            }
+            self.records.push(record);
+        }
+        let in_flight = |index: &StepIndex| self.durable.steps[*index].state == StepState::InFlight;
+        self.may_have_been_sent.extend((0..self.durable.steps.len()).filter(in_flight));
+        self.epoch += 1;
+        self.reply = None;
+        let resume = Resume {
+            definition: Arc::clone(self.saga.definition()),
+            progress: self.durable.clone(),
+            sequence: self.records.len() as u64,
+            epoch: self.epoch,
+        };
+        let (saga, actions) = Saga::resume(resume, self.now).expect("the records are of this saga");
+        self.saga = saga;
+        self.take(actions);
     }
 
     /// Lets time pass.
@@ -262,6 +299,7 @@ impl World {
         );
         assert_eq!(header(&call.headers, "idempotency-key"), key);
         assert_eq!(header(&call.headers, "saga-attempt"), call.id.attempt.to_string());
+        assert_eq!(header(&call.headers, "saga-epoch"), self.epoch.to_string());
         assert_eq!(header(&call.headers, "traceparent"), "00-1-2-01");
         let same = |other: &&OutgoingCall| other.id.step == index;
         assert_eq!(self.in_flight.iter().filter(same).count(), 0, "two attempts of one step at a time");
@@ -285,7 +323,8 @@ impl World {
         assert!(!compensated, "{}: a transaction after its compensation", step.name);
         let begun = self.durable.begun.as_ref().expect("begun before anything is sent");
         if self.now >= begun.deadline || self.durable.state == SagaState::Compensating {
-            let may_be_done = self.sent.iter().any(|sent| sent.id.step == index);
+            let may_be_done =
+                self.may_have_been_sent.contains(&index) || self.sent.iter().any(|sent| sent.id.step == index);
             assert!(may_be_done, "{}: a first attempt past the deadline or while compensating", step.name);
             assert_eq!(self.durable.state, SagaState::Compensating, "past the deadline only to resolve");
         }
