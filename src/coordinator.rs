@@ -4,7 +4,8 @@
 //!   begin(request) ----+
 //!   ended(token) ------+--> Saga::handle --> actions --> Journal::write | Host::dispatch | Host::reply
 //!   due() -------------+         ^                            |               |
-//!                                +---- Written, NotSent ------+---------------+
+//!     |                          +---- Written, NotSent ------+---------------+
+//!     +--> Journal::tick --> orphans --> Saga::resume --> actions, as above
 //! ```
 //!
 //! What it needs of the proxy it takes as a [`Host`], so it knows nothing of Envoy and is tested natively.
@@ -14,13 +15,14 @@ use std::sync::Arc;
 
 use crate::definition::{Definition, Limits};
 use crate::facts::{self, ClientRequest};
-use crate::journal::{Acknowledgement, Journal};
+use crate::journal::{self, Acknowledgement, Journal, SharedData};
 use crate::planted::{Planted, planted};
 use crate::saga::{
     Action, AttemptResult, Begin, CallId, DispatchRefusal, Event, Millis, OutgoingCall, Problem, Reply, Report, Saga,
 };
 
 mod forwarded;
+mod ownership;
 #[cfg(test)]
 mod tests;
 
@@ -33,7 +35,7 @@ pub type Token = u32;
 pub type Client = u32;
 
 /// What a coordinator needs of the proxy that it runs in.
-pub trait Host {
+pub trait Host: SharedData {
     /// Milliseconds since the Unix epoch; never goes back.
     fn now(&self) -> Millis;
     /// Random bytes for the id of a saga.
@@ -55,11 +57,24 @@ pub enum Counter {
     Stuck,
     /// A configured reply could not be rendered; the client got the default body.
     ReplyNotRendered,
+    /// A saga whose VM has gone was resumed by another.
+    TakenOver,
+    /// A saga goes on in another VM, which took this one for dead.
+    GoneElsewhere,
+    /// A saga was set aside: nobody can resume it.
+    Quarantined,
 }
 
 impl Counter {
     /// Every counter.
-    pub const ALL: [Counter; 3] = [Counter::IllegalEvent, Counter::Stuck, Counter::ReplyNotRendered];
+    pub const ALL: [Counter; 6] = [
+        Counter::IllegalEvent,
+        Counter::Stuck,
+        Counter::ReplyNotRendered,
+        Counter::TakenOver,
+        Counter::GoneElsewhere,
+        Counter::Quarantined,
+    ];
 
     /// Name of the metric.
     pub fn name(self) -> &'static str {
@@ -67,6 +82,9 @@ impl Counter {
             Counter::IllegalEvent => "sagabox_illegal_events",
             Counter::Stuck => "sagabox_sagas_stuck",
             Counter::ReplyNotRendered => "sagabox_replies_not_rendered",
+            Counter::TakenOver => "sagabox_sagas_taken_over",
+            Counter::GoneElsewhere => "sagabox_sagas_gone_elsewhere",
+            Counter::Quarantined => "sagabox_sagas_quarantined",
         }
     }
 }
@@ -147,10 +165,7 @@ impl<J: Journal> Coordinator<J> {
                 host.reply(client, &problem.into_reply());
             }
             Ok((saga, actions)) => {
-                self.next_key = self.next_key.wrapping_add(1);
-                let key = self.next_key;
-                self.clients.insert(client, key);
-                self.sagas.insert(key, Entry { saga, client: Some(client), due: None, held_bytes: 0 });
+                let key = self.add(saga, Some(client));
                 self.run(host, key, actions, now);
             }
         }
@@ -167,6 +182,7 @@ impl<J: Journal> Coordinator<J> {
     /// Does what has become due.
     pub fn due(&mut self, host: &mut impl Host) {
         let now = host.now();
+        self.look_at_owners(host, now);
         let due: Vec<Key> = self.due.range(..=(now, Key::MAX)).map(|(_, key)| *key).collect();
         for key in due {
             self.feed(host, key, Event::Due);
@@ -174,8 +190,9 @@ impl<J: Journal> Coordinator<J> {
     }
 
     /// When [`Coordinator::due`] has something to do if nothing else happens before.
-    pub fn next_due(&self) -> Option<Millis> {
-        self.due.first().map(|(due, _)| *due)
+    pub fn next_due(&self) -> Millis {
+        let saga = self.due.first().map_or(Millis::MAX, |(due, _)| *due);
+        saga.min(self.journal.next_due())
     }
 
     /// A client has gone. Its saga goes on.
@@ -187,6 +204,11 @@ impl<J: Journal> Coordinator<J> {
         if let Some(entry) = self.sagas.get_mut(&key) {
             entry.client = None;
         }
+    }
+
+    /// No saga will begin here any more, and none is under way.
+    pub fn leave(&mut self, host: &mut impl Host) {
+        self.journal.leave(host);
     }
 
     /// Sagas under way.
@@ -208,6 +230,14 @@ impl<J: Journal> Coordinator<J> {
             return Some(Problem::overload("as many sagas are under way as this proxy takes"));
         }
         None
+    }
+
+    fn add(&mut self, saga: Saga, client: Option<Client>) -> Key {
+        self.next_key = self.next_key.wrapping_add(1);
+        let key = self.next_key;
+        self.clients.extend(client.map(|client| (client, key)));
+        self.sagas.insert(key, Entry { saga, client, due: None, held_bytes: 0 });
+        key
     }
 
     fn feed(&mut self, host: &mut impl Host, key: Key, event: Event) {
@@ -242,8 +272,12 @@ impl<J: Journal> Coordinator<J> {
         match action {
             Action::Write(record) => {
                 let sequence = record.sequence;
-                match self.journal.write(entry.saga.id(), record) {
+                let saga = &entry.saga;
+                let record = journal::Entry { saga: saga.id(), epoch: saga.epoch(), record: &record };
+                match self.journal.write(host, record) {
                     Acknowledgement::Written => return Some(Event::Written { sequence }),
+                    Acknowledgement::Lost => self.goes_on_elsewhere(host, key),
+                    Acknowledgement::Refused => self.refused_by_journal(host, key),
                 }
             }
             // What was refused just before may have made the saga compensate.
@@ -251,6 +285,8 @@ impl<J: Journal> Coordinator<J> {
                 let result = AttemptResult::NotSent(DispatchRefusal::Unavailable);
                 return Some(Event::AttemptEnded { id: call.id, result });
             }
+            // Another VM may have the saga, and may be sending for it.
+            Action::Call(_) if !self.journal.owns(host) => self.deposed(host),
             Action::Call(call) => match host.dispatch(&call) {
                 Ok(token) => {
                     self.callouts.insert(token, (key, call.id));

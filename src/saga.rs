@@ -205,6 +205,11 @@ impl Saga {
         self.progress.begun.as_ref().map_or("", |begun| &begun.id)
     }
 
+    /// As in `saga-epoch`.
+    pub fn epoch(&self) -> u32 {
+        self.epoch
+    }
+
     /// The definition under which the saga began.
     pub fn definition(&self) -> &Arc<Definition> {
         &self.definition

@@ -1,20 +1,43 @@
 //! The coordinator with a proxy made of vectors.
 
+use std::cell::RefCell;
+use std::collections::BTreeMap;
+use std::rc::Rc;
+
 use serde_json::json;
 
 use super::*;
 use crate::config;
 use crate::facts::ParticipantResponse;
-use crate::journal::VolatileJournal;
+use crate::journal::{Conflict, SharedJournal, Version};
+
+type Values = Rc<RefCell<BTreeMap<String, (Vec<u8>, Version)>>>;
 
 #[derive(Default)]
 struct Proxy {
     now: Millis,
+    /// What it shares with the other VMs of its process.
+    values: Values,
     dispatched: Vec<(Token, OutgoingCall)>,
     refuses: Option<DispatchRefusal>,
     unknown_cluster: Option<String>,
     replies: Vec<(Client, Reply)>,
     counted: Vec<Counter>,
+    drawn: u8,
+}
+
+impl SharedData for Proxy {
+    fn shared(&self, key: &str) -> Option<(Vec<u8>, Version)> {
+        self.values.borrow().get(key).cloned()
+    }
+    fn set_shared(&mut self, key: &str, value: &[u8], read: Option<Version>) -> Result<(), Conflict> {
+        let version = self.shared(key).map(|(_, version)| version);
+        if version != read {
+            return Err(Conflict);
+        }
+        self.values.borrow_mut().insert(key.to_owned(), (value.to_vec(), version.unwrap_or(0) + 1));
+        Ok(())
+    }
 }
 
 impl Host for Proxy {
@@ -22,7 +45,8 @@ impl Host for Proxy {
         self.now
     }
     fn random(&mut self) -> [u8; 10] {
-        [7; 10]
+        self.drawn += 1;
+        [self.drawn; 10]
     }
     fn dispatch(&mut self, call: &OutgoingCall) -> Result<Token, DispatchRefusal> {
         if self.unknown_cluster.as_ref() == Some(&call.cluster) {
@@ -43,18 +67,24 @@ impl Host for Proxy {
     }
 }
 
-fn setting() -> (Proxy, Coordinator<VolatileJournal>, Arc<Definition>) {
+fn setting() -> (Proxy, Coordinator<SharedJournal>, Arc<Definition>) {
+    setting_named("a")
+}
+
+fn setting_named(vm: &str) -> (Proxy, Coordinator<SharedJournal>, Arc<Definition>) {
     let step = |name: &str| {
         json!({"name": name, "transaction": {"cluster": name, "method": "POST", "path": "/${request.body.guest}"},
                "compensation": {"method": "DELETE", "path": "/"}})
     };
-    let configuration = config::from_json(&json!({
+    let text = json!({
         "version": 1,
         "sagas": [{"name": "trip", "match": {"path": "/trips"}, "steps": [step("hotel"), step("flight")]}],
         "limits": {"max_sagas": 2, "max_bytes": 4000, "max_body": 1500},
-    }));
+    });
+    let configuration = config::from_json(&text);
     let configuration = configuration.unwrap_or_else(|errors| panic!("{errors}"));
-    let coordinator = Coordinator::new(VolatileJournal, configuration.limits, configuration.forward_headers);
+    let journal = SharedJournal::new(vm.to_owned(), text.to_string().into_bytes());
+    let coordinator = Coordinator::new(journal, configuration.limits, configuration.forward_headers);
     let proxy = Proxy { now: 1_700_000_000_000, ..Proxy::default() };
     (proxy, coordinator, Arc::clone(&configuration.definitions[0]))
 }
@@ -87,7 +117,8 @@ fn a_saga_that_goes_well_answers_its_client_and_leaves_nothing() {
     coordinator.ended(&mut proxy, 101, answered(200));
     let statuses: Vec<_> = proxy.replies.iter().map(|(client, reply)| (*client, reply.status)).collect();
     assert_eq!(statuses, [(1, 200)]);
-    assert_eq!((coordinator.open(), coordinator.held_bytes(), coordinator.next_due()), (0, 0, None));
+    assert_eq!((coordinator.open(), coordinator.held_bytes()), (0, 0));
+    assert!(!proxy.values.borrow().iter().any(|(key, (value, _))| key.contains("/saga/") && !value.is_empty()));
 }
 
 #[test]
@@ -120,7 +151,8 @@ fn what_is_due_is_done_at_its_time_and_not_before() {
     coordinator.begin(&mut proxy, request(1, &trip, ANN));
     coordinator.ended(&mut proxy, 100, answered(200));
     coordinator.ended(&mut proxy, 101, answered(500));
-    let due = coordinator.next_due().expect("a back-off");
+    coordinator.due(&mut proxy);
+    let due = coordinator.next_due();
     assert!(due > proxy.now && due <= proxy.now + 50);
     proxy.now = due - 1;
     coordinator.due(&mut proxy);
@@ -206,4 +238,57 @@ fn a_stray_answer_is_ignored_and_a_stuck_saga_is_counted() {
     coordinator.ended(&mut proxy, 102, answered(403));
     assert_eq!(proxy.counted, [Counter::Stuck]);
     assert_eq!(coordinator.open(), 1);
+}
+
+/// Lets a VM look at the others for a while.
+fn look_for_a_while(proxy: &mut Proxy, coordinator: &mut Coordinator<SharedJournal>) {
+    for _ in 0..10 {
+        proxy.now = coordinator.next_due();
+        coordinator.due(proxy);
+    }
+}
+
+#[test]
+fn a_saga_goes_on_in_another_vm_when_its_own_has_died() {
+    let (mut proxy, mut dead, trip) = setting();
+    dead.begin(&mut proxy, request(1, &trip, ANN));
+    dead.ended(&mut proxy, 100, answered(200));
+    let (mut other, mut heir, _) = setting_named("b");
+    other.values = Rc::clone(&proxy.values);
+    look_for_a_while(&mut other, &mut heir);
+    assert_eq!((heir.open(), other.counted.as_slice()), (1, [Counter::TakenOver].as_slice()));
+    // Nothing of what was answered is in the journal yet: both are asked again, under their keys, in another epoch.
+    let header = |call: &OutgoingCall, name: &str| {
+        call.headers.iter().find(|(other, _)| other == name).map(|(_, value)| value.clone()).expect("there")
+    };
+    let again: Vec<_> = other.dispatched.iter().map(|(_, call)| header(call, "idempotency-key")).collect();
+    let before: Vec<_> = proxy.dispatched.iter().map(|(_, call)| header(call, "idempotency-key")).collect();
+    assert_eq!(again, before);
+    assert!(other.dispatched.iter().all(|(_, call)| header(call, "saga-epoch") == "2"));
+    heir.ended(&mut other, 100, answered(200));
+    heir.ended(&mut other, 101, answered(200));
+    assert_eq!(heir.open(), 0);
+    assert!(other.replies.is_empty(), "its client has gone with its VM");
+}
+
+#[test]
+fn a_vm_that_was_taken_for_dead_sends_nothing_more_and_tells_its_clients() {
+    let (mut proxy, mut slow, trip) = setting();
+    slow.begin(&mut proxy, request(1, &trip, ANN));
+    slow.begin(&mut proxy, request(2, &trip, ANN));
+    let (mut other, mut heir, _) = setting_named("b");
+    other.values = Rc::clone(&proxy.values);
+    look_for_a_while(&mut other, &mut heir);
+    assert_eq!(heir.open(), 2);
+    // It learns of it as it wants to send, of all its sagas at once.
+    let sent = proxy.dispatched.len();
+    slow.ended(&mut proxy, 100, answered(500));
+    proxy.now += 60;
+    slow.due(&mut proxy);
+    assert_eq!((proxy.dispatched.len(), slow.open()), (sent, 0));
+    let told: Vec<_> = proxy.replies.iter().map(|(client, reply)| (*client, reply.status)).collect();
+    assert_eq!(told, [(1, 504), (2, 504)]);
+    assert!(proxy.replies.iter().all(|(_, reply)| reply.headers.iter().any(|(name, _)| name == "saga-id")));
+    slow.ended(&mut proxy, 101, answered(200));
+    assert_eq!(proxy.counted, [Counter::GoneElsewhere; 2]);
 }

@@ -8,6 +8,7 @@ use proxy_wasm::types::{MetricType, Status};
 
 use super::clock::Clock;
 use crate::coordinator::{Client, Counter, Host, Token};
+use crate::journal::{Conflict, SharedData, Version};
 use crate::planted::{Planted, planted};
 use crate::saga::{DispatchRefusal, Millis, OutgoingCall, Reply};
 
@@ -25,6 +26,22 @@ impl EnvoyHost {
             hostcalls::define_metric(MetricType::Counter, counter.name()).ok().map(|id| (counter, id))
         };
         EnvoyHost { root, clock: Clock::start(), metrics: Counter::ALL.into_iter().filter_map(define).collect() }
+    }
+}
+
+impl SharedData for EnvoyHost {
+    fn shared(&self, key: &str) -> Option<(Vec<u8>, Version)> {
+        match hostcalls::get_shared_data(key) {
+            // The SDK gives an empty value as none, with its version.
+            Ok((value, Some(version))) => Some((value.unwrap_or_default(), version)),
+            _ => None,
+        }
+    }
+
+    fn set_shared(&mut self, key: &str, value: &[u8], read: Option<Version>) -> Result<(), Conflict> {
+        // Envoy inserts a key that is not there whatever the version, and no value ever has this one.
+        let read = read.unwrap_or(Version::MAX);
+        hostcalls::set_shared_data(key, Some(value), Some(read)).map_err(|_| Conflict)
     }
 }
 

@@ -14,7 +14,7 @@ use super::stream::{Intake, Stream};
 use crate::config::{self, Configuration, Role};
 use crate::coordinator::{Coordinator, Host};
 use crate::facts::ParticipantResponse;
-use crate::journal::VolatileJournal;
+use crate::journal::SharedJournal;
 use crate::matcher::MatcherTable;
 use crate::planted::{Planted, planted};
 use crate::saga::{AttemptResult, Millis};
@@ -35,9 +35,9 @@ struct Worker {
     intake: Rc<Intake>,
     inbox: Rc<Inbox>,
     host: EnvoyHost,
-    coordinator: Coordinator<VolatileJournal>,
+    coordinator: Coordinator<SharedJournal>,
     max_body: usize,
-    /// When the next tick comes; none: ticks are off.
+    /// When the next tick comes; none: none was ever set.
     tick_at: Option<Millis>,
 }
 
@@ -56,6 +56,7 @@ impl Root {
         worker.set_tick();
         if self.ending && worker.coordinator.open() == 0 {
             self.ending = false;
+            worker.coordinator.leave(&mut worker.host);
             if let Err(status) = hostcalls::done() {
                 log::warn!("the old configuration was not let go: {status:?}");
             }
@@ -78,6 +79,9 @@ impl Context for Root {
         worker.take_messages();
         worker.set_tick();
         self.ending = worker.coordinator.open() > 0 && !planted(Planted::OldConfigurationLetGo);
+        if !self.ending {
+            worker.coordinator.leave(&mut worker.host);
+        }
         !self.ending
     }
 }
@@ -93,7 +97,7 @@ impl RootContext for Root {
         };
         match config::load(&bytes) {
             Ok(configuration) => {
-                self.serving = Some(Serving::new(self.id, configuration));
+                self.serving = Some(Serving::new(self.id, configuration, bytes));
                 true
             }
             Err(errors) => {
@@ -136,7 +140,7 @@ impl RootContext for Root {
 }
 
 impl Serving {
-    fn new(root: u32, configuration: Configuration) -> Serving {
+    fn new(root: u32, configuration: Configuration, text: Vec<u8>) -> Serving {
         for warning in &configuration.warnings {
             log::warn!("configuration: {warning}");
         }
@@ -150,23 +154,33 @@ impl Serving {
         };
         let mut host = EnvoyHost::new(root);
         let inbox = Rc::new(Inbox::default());
-        match hostcalls::register_shared_queue(&queue_name(root, host.random())) {
+        let name = unique_name(root, host.random());
+        match hostcalls::register_shared_queue(&queue_name(&name)) {
             Ok(queue) => inbox.wake_by(queue),
             Err(status) => log::error!("no queue to wake the root by: {status:?}"),
         }
-        let coordinator = Coordinator::new(VolatileJournal, configuration.limits, configuration.forward_headers);
+        let journal = SharedJournal::new(name, text);
+        let coordinator = Coordinator::new(journal, configuration.limits, configuration.forward_headers);
         let intake = Rc::new(intake);
-        Serving::Coordinator(Box::new(Worker { intake, inbox, host, coordinator, max_body, tick_at: None }))
+        let mut worker = Worker { intake, inbox, host, coordinator, max_body, tick_at: None };
+        // Also a VM that never gets a request looks whether others have gone.
+        worker.set_tick();
+        Serving::Coordinator(Box::new(worker))
     }
 }
 
-/// A queue belongs to the VM that registered its name last, so each root of each VM has a name of its own.
-fn queue_name(root: u32, random: [u8; 10]) -> String {
+/// A name that no other root of any VM has.
+fn unique_name(root: u32, random: [u8; 10]) -> String {
+    let random: String = random.iter().map(|byte| format!("{byte:02x}")).collect();
+    format!("{random}.{root}")
+}
+
+/// A queue belongs to the VM that registered its name last, so each root of each VM has a queue of its own.
+fn queue_name(name: &str) -> String {
     if planted(Planted::OneQueueName) {
         return "sagabox.wake".to_owned();
     }
-    let random: String = random.iter().map(|byte| format!("{byte:02x}")).collect();
-    format!("sagabox.wake.{root}.{random}")
+    format!("sagabox.wake.{name}")
 }
 
 impl Worker {
@@ -208,12 +222,7 @@ impl Worker {
 
     /// Setting the tick starts its countdown anew, so it is set only where the next due time has become earlier.
     fn set_tick(&mut self) {
-        let Some(due) = self.coordinator.next_due() else {
-            if self.tick_at.take().is_some() {
-                set_tick_period(Duration::ZERO);
-            }
-            return;
-        };
+        let due = self.coordinator.next_due();
         let always = planted(Planted::TickAlwaysSet);
         if always || self.tick_at.is_none_or(|tick_at| due < tick_at) {
             let now = self.host.now();
@@ -224,7 +233,6 @@ impl Worker {
     }
 }
 
-/// Zero: no ticks.
 fn set_tick_period(period: Duration) {
     if let Err(status) = hostcalls::set_tick_period(period) {
         log::error!("the tick was not set: {status:?}");

@@ -27,6 +27,13 @@ pub struct Record {
     pub changes: Vec<Change>,
 }
 
+impl Record {
+    /// Whether it is the saga's last.
+    pub fn ends(&self) -> bool {
+        self.changes.iter().any(|change| matches!(change, Change::Ended { .. }))
+    }
+}
+
 /// One change of a saga's state.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]

@@ -1,0 +1,71 @@
+//! Sagas that come from other VMs, and those that go to them.
+
+use super::{Coordinator, Counter, Host, Key};
+use crate::journal::{Journal, Orphan};
+use crate::saga::{Millis, Problem, Saga};
+
+impl<J: Journal> Coordinator<J> {
+    /// Shows others that this VM lives, and resumes the sagas of those that do not.
+    pub(super) fn look_at_owners(&mut self, host: &mut impl Host, now: Millis) {
+        let tick = self.journal.tick(host, now);
+        if tick.deposed {
+            self.deposed(host);
+        }
+        for orphan in tick.orphans {
+            self.resume(host, orphan, now);
+        }
+        for (saga, why) in tick.quarantined {
+            quarantined(host, &saga, &why);
+        }
+    }
+
+    fn resume(&mut self, host: &mut impl Host, orphan: Orphan, now: Millis) {
+        let id = orphan.progress.begun.as_ref().map(|begun| begun.id.clone()).unwrap_or_default();
+        let epoch = orphan.epoch;
+        match Saga::resume(orphan.into(), now) {
+            Ok((saga, actions)) => {
+                log::info!("saga {id} is {}, and goes on here in epoch {epoch}", saga.state().name());
+                host.count(Counter::TakenOver);
+                let key = self.add(saga, None);
+                self.run(host, key, actions, now);
+            }
+            Err(why) => {
+                self.journal.quarantine(host, &id, &why.to_string());
+                quarantined(host, &id, &why.to_string());
+            }
+        }
+    }
+
+    /// Others have taken this VM for dead: whatever it has belongs to them.
+    pub(super) fn deposed(&mut self, host: &mut impl Host) {
+        let mut keys: Vec<Key> = self.sagas.keys().copied().collect();
+        keys.sort_unstable();
+        log::warn!("this VM was taken for dead: its {} sagas go on elsewhere", keys.len());
+        for key in keys {
+            self.goes_on_elsewhere(host, key);
+        }
+    }
+
+    /// The saga belongs to another VM. Its client is still here, and is told so.
+    pub(super) fn goes_on_elsewhere(&mut self, host: &mut impl Host, key: Key) {
+        let Some(entry) = self.sagas.get(&key) else { return };
+        host.count(Counter::GoneElsewhere);
+        if let Some(client) = entry.client {
+            host.reply(client, &entry.saga.goes_on_elsewhere_reply());
+        }
+        self.forget(key);
+    }
+
+    /// The journal does not take the first record: nothing was sent, and there is no saga.
+    pub(super) fn refused_by_journal(&mut self, host: &mut impl Host, key: Key) {
+        if let Some(client) = self.sagas.get(&key).and_then(|entry| entry.client) {
+            host.reply(client, &Problem::overload("the journal has no room for another saga"));
+        }
+        self.forget(key);
+    }
+}
+
+fn quarantined(host: &mut impl Host, saga: &str, why: &str) {
+    log::error!("saga {saga} is set aside, and waits for an operator: {why}");
+    host.count(Counter::Quarantined);
+}

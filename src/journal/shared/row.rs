@@ -1,0 +1,68 @@
+//! The rows of the table of VMs: who lives, who has gone, and who has taken over whose sagas.
+//!
+//! Rows are numbered without gaps and are used again, so there are never more of them than VMs that had sagas at one
+//! time.
+
+use serde::{Deserialize, Serialize};
+
+use crate::saga::record::RECORD_VERSION;
+
+/// Shared data is one map for every module without a `vm_id`, other people's included.
+const PREFIX: &str = "sagabox";
+
+/// A row, as it is kept. Only its VM writes it while that lives.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub(super) struct Row {
+    /// [`RECORD_VERSION`] of whoever wrote it.
+    pub(super) version: u32,
+    /// Whose sagas are in its slots: the VM's name, which is never used again.
+    pub(super) vm: String,
+    pub(super) state: RowState,
+    /// Raised with every tick of the VM.
+    pub(super) beat: u64,
+    /// All slots in use are below this number.
+    pub(super) slots: u32,
+}
+
+/// What has become of the VM of a row.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub(super) enum RowState {
+    /// It lives as long as its beat is raised.
+    Serving,
+    /// It was dead. This VM finishes its sagas.
+    TakenBy(String),
+    /// No slot is in use.
+    Free,
+}
+
+impl Row {
+    pub(super) fn new(vm: String) -> Row {
+        Row { version: RECORD_VERSION, vm, state: RowState::Serving, beat: 0, slots: 0 }
+    }
+
+    /// None where the row was not written by a module that keeps the same records.
+    pub(super) fn parse(bytes: &[u8]) -> Option<Row> {
+        serde_json::from_slice(bytes).ok().filter(|row: &Row| row.version == RECORD_VERSION)
+    }
+
+    pub(super) fn encode(&self) -> Vec<u8> {
+        // Nothing in a row can fail to become JSON.
+        serde_json::to_vec(self).unwrap_or_default()
+    }
+}
+
+/// Where a row is kept.
+pub(super) fn row_key(row: u32) -> String {
+    format!("{PREFIX}/vm/{row}")
+}
+
+/// Where the configuration is kept with which the sagas of a row began.
+pub(super) fn configuration_key(row: u32) -> String {
+    format!("{PREFIX}/vm/{row}/configuration")
+}
+
+/// Where a saga is kept.
+pub(super) fn slot_key(row: u32, slot: u32) -> String {
+    format!("{PREFIX}/vm/{row}/saga/{slot}")
+}

@@ -1,0 +1,126 @@
+//! A saga as it is kept: a line that says whose it is, and a line for each of its records.
+
+use serde::{Deserialize, Serialize};
+
+use crate::saga::record::{RECORD_VERSION, Record};
+
+/// The first line.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub(super) struct Head {
+    /// [`RECORD_VERSION`] of whoever wrote it last.
+    pub(super) version: u32,
+    /// Id of the saga.
+    pub(super) saga: String,
+    /// Name of the VM that may write and send for it.
+    pub(super) owner: String,
+    /// Raised by every takeover.
+    pub(super) epoch: u32,
+    /// Sequence of the last record.
+    pub(super) sequence: u64,
+    /// The owner's beat when it resumed the saga; none where it has begun it, or has not resumed it yet.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub(super) resumed: Option<u64>,
+    /// So many owners in a row died soon after they had resumed the saga: it may be what kills them.
+    #[serde(default, skip_serializing_if = "is_zero")]
+    pub(super) suspicion: u32,
+    /// Why nobody resumes the saga any more.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub(super) quarantined: Option<String>,
+}
+
+// As serde wants it.
+#[allow(clippy::trivially_copy_pass_by_ref)]
+fn is_zero(number: &u32) -> bool {
+    *number == 0
+}
+
+/// A saga as it is kept.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(super) struct Slot {
+    pub(super) head: Head,
+    /// The lines of the records.
+    pub(super) records: Vec<u8>,
+}
+
+/// Why a slot cannot be used.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(super) enum Unreadable {
+    /// A module that keeps other records wrote it: it is not for us to touch.
+    OtherVersion(u64),
+    /// It is not what any module writes.
+    Damaged(String),
+}
+
+/// Only what tells whether the rest can be read.
+#[derive(Deserialize)]
+struct Versioned {
+    version: u64,
+}
+
+impl Slot {
+    pub(super) fn new(saga: &str, owner: &str, epoch: u32) -> Slot {
+        let head = Head {
+            version: RECORD_VERSION,
+            saga: saga.to_owned(),
+            owner: owner.to_owned(),
+            epoch,
+            sequence: 0,
+            resumed: None,
+            suspicion: 0,
+            quarantined: None,
+        };
+        Slot { head, records: Vec::new() }
+    }
+
+    pub(super) fn parse(bytes: &[u8]) -> Result<Slot, Unreadable> {
+        let damaged = |error: serde_json::Error| Unreadable::Damaged(error.to_string());
+        let mut lines = bytes.splitn(2, |byte| *byte == b'\n');
+        let head = lines.next().unwrap_or_default();
+        let Versioned { version } = serde_json::from_slice(head).map_err(damaged)?;
+        if version != u64::from(RECORD_VERSION) {
+            return Err(Unreadable::OtherVersion(version));
+        }
+        let head = serde_json::from_slice(head).map_err(damaged)?;
+        Ok(Slot { head, records: lines.next().unwrap_or_default().to_vec() })
+    }
+
+    pub(super) fn encode(&self) -> Vec<u8> {
+        // Nothing in a head can fail to become JSON.
+        let mut bytes = serde_json::to_vec(&self.head).unwrap_or_default();
+        bytes.push(b'\n');
+        bytes.extend_from_slice(&self.records);
+        bytes
+    }
+
+    pub(super) fn append(&mut self, record: &Record) {
+        self.head.sequence = record.sequence;
+        // JSON has no line breaks of its own, and nothing in a record can fail to become JSON.
+        self.records.extend(serde_json::to_vec(record).unwrap_or_default());
+        self.records.push(b'\n');
+    }
+
+    pub(super) fn records(&self) -> Result<Vec<Record>, Unreadable> {
+        let damaged = |error: serde_json::Error| Unreadable::Damaged(error.to_string());
+        let lines = self.records.split(|byte| *byte == b'\n').filter(|line| !line.is_empty());
+        let records: Vec<Record> =
+            lines.map(|line| serde_json::from_slice(line).map_err(damaged)).collect::<Result<_, _>>()?;
+        let whole = (1..).zip(&records).all(|(sequence, record)| record.sequence == sequence);
+        let last = records.last().map_or(0, |record| record.sequence);
+        if !whole || last != self.head.sequence {
+            return Err(Unreadable::Damaged(format!("it should have {} records, in order", self.head.sequence)));
+        }
+        match records.iter().find(|record| record.version != RECORD_VERSION) {
+            Some(record) => Err(Unreadable::OtherVersion(record.version.into())),
+            None => Ok(records),
+        }
+    }
+}
+
+impl std::fmt::Display for Unreadable {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        match self {
+            Unreadable::OtherVersion(version) => write!(f, "it is of version {version}, not {RECORD_VERSION}"),
+            Unreadable::Damaged(why) => write!(f, "it cannot be read: {why}"),
+        }
+    }
+}

@@ -1,0 +1,259 @@
+//! Which VMs are dead, and what becomes of their sagas.
+
+use std::collections::BTreeSet;
+use std::sync::Arc;
+
+use super::row::{Row, RowState, configuration_key, row_key, slot_key};
+use super::slot::{Slot, Unreadable};
+use super::{MAX_ROWS, MAX_TRIES, Place, SharedJournal};
+use crate::config;
+use crate::definition::Definition;
+use crate::journal::{Journal, Orphan, SharedData, Tick, Version};
+use crate::saga::record::{Change, Progress, Record};
+
+/// A VM is dead when its beat has not changed over so many of ours.
+const DEAD_AFTER_BEATS: u32 = 6;
+/// A VM that dies within so many beats after it has resumed a saga may have died of it: 5 s.
+const SOON_BEATS: u64 = 10;
+/// So many VMs in a row that died soon after they had resumed a saga are enough.
+const MAX_SUSPICION: u32 = 3;
+
+/// What was last seen of another VM.
+#[derive(Debug, PartialEq, Eq)]
+pub(super) struct Watched {
+    vm: String,
+    beat: u64,
+    /// For so many of our beats.
+    unchanged: u32,
+}
+
+/// A row whose sagas are ours now.
+#[derive(Debug)]
+pub(super) struct TakenRow {
+    /// Slots that are still in use.
+    open: BTreeSet<u32>,
+}
+
+impl SharedJournal {
+    /// Looks at every other VM, and takes over the sagas of those that are dead.
+    pub(super) fn take_over(&mut self, store: &mut impl SharedData, tick: &mut Tick) {
+        let rows: Vec<(u32, Row, Version)> = (0..MAX_ROWS)
+            .map_while(|number| store.shared(&row_key(number)).map(|(bytes, version)| (number, bytes, version)))
+            // Rows of another version are for a VM that knows it.
+            .filter_map(|(number, bytes, version)| Row::parse(&bytes).map(|row| (number, row, version)))
+            .collect();
+        let own = self.own.as_ref().map(|own| own.number);
+        let dead: BTreeSet<u32> = rows.iter().filter(|(number, row, _)| self.is_dead(*number, row)).map(|row| row.0).collect();
+        let living: BTreeSet<&str> = rows
+            .iter()
+            .filter(|(number, row, _)| row.state == RowState::Serving && !dead.contains(number))
+            .map(|(_, row, _)| row.vm.as_str())
+            .collect();
+        for (number, row, version) in &rows {
+            let abandoned = match &row.state {
+                RowState::Serving => dead.contains(number),
+                RowState::TakenBy(heir) => !living.contains(heir.as_str()),
+                RowState::Free => false,
+            };
+            if !abandoned || Some(*number) == own {
+                continue;
+            }
+            let owner = match &row.state {
+                RowState::TakenBy(heir) => heir,
+                _ => &row.vm,
+            };
+            let died_at = rows.iter().find(|(_, row, _)| row.vm == *owner).map(|(_, row, _)| row.beat);
+            self.take_row(store, (*number, row.clone(), *version), died_at, tick);
+        }
+    }
+
+    /// Also remembers what was seen.
+    fn is_dead(&mut self, number: u32, row: &Row) -> bool {
+        if row.state != RowState::Serving || self.own.as_ref().is_some_and(|own| own.number == number) {
+            self.watched.remove(&number);
+            return false;
+        }
+        let seen = self.watched.get(&number).filter(|seen| seen.vm == row.vm && seen.beat == row.beat);
+        let unchanged = seen.map_or(0, |seen| seen.unchanged.saturating_add(1));
+        self.watched.insert(number, Watched { vm: row.vm.clone(), beat: row.beat, unchanged });
+        unchanged >= DEAD_AFTER_BEATS
+    }
+
+    /// `died_at` is the last beat of whoever had the row until now; none where nobody knows any more.
+    fn take_row(
+        &mut self,
+        store: &mut impl SharedData,
+        (number, mut row, version): (u32, Row, Version),
+        died_at: Option<u64>,
+        tick: &mut Tick,
+    ) {
+        if self.own_row(store).is_none() {
+            return;
+        }
+        row.state = if row.slots == 0 { RowState::Free } else { RowState::TakenBy(self.name()) };
+        // Somebody else was quicker, or the VM lives after all.
+        if store.set_shared(&row_key(number), &row.encode(), Some(version)).is_err() || row.state == RowState::Free {
+            return;
+        }
+        log::warn!("the VM {} is dead: its sagas are taken over", row.vm);
+        let definitions = definitions(store, number);
+        let mut taken = TakenRow { open: BTreeSet::new() };
+        for slot in 0..row.slots {
+            let place = Place { row: number, slot };
+            match self.take_slot(store, place, died_at) {
+                Taken::Empty => {}
+                Taken::Kept => {
+                    taken.open.insert(slot);
+                }
+                Taken::Ours(slot_text) => {
+                    taken.open.insert(slot);
+                    self.revive(store, place, *slot_text, &definitions, tick);
+                }
+            }
+        }
+        let nothing = taken.open.is_empty();
+        self.taken.insert(number, taken);
+        if nothing {
+            self.free_row(store, number);
+        }
+    }
+
+    /// Writes ourselves into a slot.
+    fn take_slot(&self, store: &mut impl SharedData, place: Place, died_at: Option<u64>) -> Taken {
+        let key = slot_key(place.row, place.slot);
+        let Some(beat) = self.own.as_ref().map(|own| own.row.beat) else { return Taken::Kept };
+        for _ in 0..MAX_TRIES {
+            let Some((bytes, version)) = store.shared(&key).filter(|(bytes, _)| !bytes.is_empty()) else {
+                return Taken::Empty;
+            };
+            let mut slot = match Slot::parse(&bytes) {
+                Ok(slot) => slot,
+                Err(why) => {
+                    log::error!("{key}: {why}; it stays as it is");
+                    return Taken::Kept;
+                }
+            };
+            if slot.head.quarantined.is_some() {
+                return Taken::Kept;
+            }
+            let head = &mut slot.head;
+            if let Some(resumed) = head.resumed {
+                let soon = died_at.is_some_and(|died_at| died_at.wrapping_sub(resumed) < SOON_BEATS);
+                head.suspicion = if soon { head.suspicion.saturating_add(1) } else { 0 };
+            }
+            head.owner = self.name();
+            head.epoch = head.epoch.saturating_add(1);
+            head.resumed = (head.suspicion == 0).then_some(beat);
+            if store.set_shared(&key, &slot.encode(), Some(version)).is_ok() {
+                return Taken::Ours(Box::new(slot));
+            }
+        }
+        Taken::Kept
+    }
+
+    /// Makes a saga of a slot that is ours now.
+    fn revive(
+        &mut self,
+        store: &mut impl SharedData,
+        place: Place,
+        slot: Slot,
+        definitions: &Result<Vec<Arc<Definition>>, String>,
+        tick: &mut Tick,
+    ) {
+        let saga = slot.head.saga.clone();
+        self.places.insert(saga.clone(), place);
+        let orphan = if slot.head.suspicion >= MAX_SUSPICION {
+            Err(format!("{MAX_SUSPICION} VMs in a row have died soon after they had resumed it"))
+        } else {
+            orphan(&slot, definitions)
+        };
+        match orphan {
+            Err(why) => {
+                self.quarantine(store, &saga, &why);
+                tick.quarantined.push((saga, why));
+            }
+            Ok(orphan) if slot.head.suspicion > 0 => self.suspects.push_back(orphan),
+            Ok(orphan) => tick.orphans.push(orphan),
+        }
+    }
+
+    /// One at a time: of those that were resumed together nobody knows which one it was.
+    pub(super) fn resume_a_suspect(&mut self, store: &mut impl SharedData, tick: &mut Tick) {
+        let Some(beat) = self.own.as_ref().map(|own| own.row.beat) else { return };
+        if let Some((saga, until)) = &self.on_probation
+            && self.places.contains_key(saga)
+            && beat < *until
+        {
+            return;
+        }
+        self.on_probation = None;
+        let Some(orphan) = self.suspects.pop_front() else { return };
+        let Some(saga) = orphan.progress.begun.as_ref().map(|begun| begun.id.clone()) else { return };
+        let Some(place) = self.places.get(&saga).copied() else { return };
+        let resumed = self.update(store, place, |slot| {
+            slot.head.resumed = Some(beat);
+            Some(slot.encode())
+        });
+        if resumed.is_some() {
+            self.on_probation = Some((saga, beat.wrapping_add(SOON_BEATS)));
+            tick.orphans.push(orphan);
+        }
+    }
+
+    /// A slot of a row that was taken over is empty again.
+    pub(super) fn release_taken(&mut self, store: &mut impl SharedData, place: Place) {
+        let Some(taken) = self.taken.get_mut(&place.row) else { return };
+        taken.open.remove(&place.slot);
+        if taken.open.is_empty() {
+            self.free_row(store, place.row);
+        }
+    }
+
+    /// Nothing is left in a row that was taken over: another VM can have it.
+    fn free_row(&mut self, store: &mut impl SharedData, number: u32) {
+        self.taken.remove(&number);
+        let Some((bytes, version)) = store.shared(&row_key(number)) else { return };
+        let Some(mut row) = Row::parse(&bytes).filter(|row| row.state == RowState::TakenBy(self.name())) else { return };
+        row.state = RowState::Free;
+        // Whoever has written it in between has taken it from us.
+        let _ = store.set_shared(&row_key(number), &row.encode(), Some(version));
+    }
+}
+
+/// What came of taking a slot over.
+enum Taken {
+    Empty,
+    /// There is something in it that is not for us to touch.
+    Kept,
+    Ours(Box<Slot>),
+}
+
+/// With which the sagas of a row began.
+fn definitions(store: &impl SharedData, row: u32) -> Result<Vec<Arc<Definition>>, String> {
+    let (bytes, _) = store.shared(&configuration_key(row)).unwrap_or_default();
+    match config::load(&bytes) {
+        Ok(configuration) => Ok(configuration.definitions),
+        Err(errors) => Err(format!("the configuration with which it began cannot be read: {errors}")),
+    }
+}
+
+fn orphan(slot: &Slot, definitions: &Result<Vec<Arc<Definition>>, String>) -> Result<Orphan, String> {
+    let definitions = definitions.as_ref().map_err(Clone::clone)?;
+    let records = slot.records().map_err(|why: Unreadable| why.to_string())?;
+    let name = records.first().and_then(begun_as).ok_or("its records do not say how it began")?;
+    let definition = definitions.iter().find(|definition| definition.name == name);
+    let definition = definition.ok_or_else(|| format!("it began as `{name}`, of which its configuration knows nothing"))?;
+    let mut progress = Progress::new(definition.steps.iter().map(|step| step.name.as_str()));
+    for change in records.iter().flat_map(|record| &record.changes) {
+        progress.apply(change).map_err(|illegal| format!("its records contradict each other: {illegal}"))?;
+    }
+    let (epoch, sequence) = (slot.head.epoch, slot.head.sequence);
+    Ok(Orphan { definition: Arc::clone(definition), progress, sequence, epoch })
+}
+
+fn begun_as(record: &Record) -> Option<&str> {
+    match record.changes.first() {
+        Some(Change::Begun(begun)) => Some(&begun.definition),
+        _ => None,
+    }
+}
