@@ -139,20 +139,29 @@ fn configuration(raw: RawConfiguration, errors: &mut Errors) -> Option<Configura
 
 fn limits_of(raw: Option<Located<RawLimits>>, errors: &mut Errors) -> Limits {
     let mut limits = Limits::default();
-    let Some(At { path: _, value: RawLimits { max_sagas, max_bytes, max_body } }) = optional(raw, errors) else {
+    let Some(At { path: _, value: raw }) = optional(raw, errors) else {
         return limits;
     };
-    if let Some(At { path, value }) = optional(max_sagas, errors) {
+    let RawLimits { max_sagas, max_bytes, max_body, max_retained, max_retained_bytes, retention } = raw;
+    for (given, limit) in [(max_sagas, &mut limits.max_sagas), (max_retained, &mut limits.retained.sagas)] {
+        let Some(At { path, value }) = optional(given, errors) else { continue };
         match u32::try_from(value.0).ok().and_then(|number| usize::try_from(number).ok()) {
-            Some(number) if number > 0 => limits.max_sagas = number,
+            Some(number) if number > 0 => *limit = number,
             _ => errors.push(&path, show(&Value::from(value.0)), "a number from 1 to 4294967295"),
         }
     }
-    if let Some(size) = optional(max_bytes, errors) {
-        limits.max_bytes = size.value.0;
+    let sizes = [
+        (max_bytes, &mut limits.max_bytes),
+        (max_body, &mut limits.max_body),
+        (max_retained_bytes, &mut limits.retained.bytes),
+    ];
+    for (given, limit) in sizes {
+        if let Some(size) = optional(given, errors) {
+            *limit = size.value.0;
+        }
     }
-    if let Some(size) = optional(max_body, errors) {
-        limits.max_body = size.value.0;
+    if let Some(period) = optional(retention, errors) {
+        limits.retained.time = period.value.0;
     }
     limits
 }

@@ -15,7 +15,7 @@ use std::sync::Arc;
 
 use crate::definition::{Definition, Limits};
 use crate::facts::{self, ClientRequest};
-use crate::journal::{self, Acknowledgement, Journal, SharedData};
+use crate::journal::{self, Acknowledgement, Journal, SharedData, StartKey};
 use crate::planted::{Planted, planted};
 use crate::saga::{
     Action, AttemptResult, Begin, CallId, DispatchRefusal, Event, Millis, OutgoingCall, Problem, Reply, Report, Saga,
@@ -23,10 +23,12 @@ use crate::saga::{
 
 mod forwarded;
 mod ownership;
+mod repeated;
 #[cfg(test)]
 mod tests;
 
 use forwarded::forwarded;
+use repeated::Waiting;
 
 /// Names a callout under way.
 pub type Token = u32;
@@ -108,6 +110,7 @@ type Key = u64;
 struct Entry {
     saga: Saga,
     client: Option<Client>,
+    start: Option<StartKey>,
     due: Option<Millis>,
     held_bytes: usize,
 }
@@ -120,6 +123,7 @@ pub struct Coordinator<J> {
     forward_headers: Vec<String>,
     sagas: HashMap<Key, Entry>,
     clients: HashMap<Client, Key>,
+    waiting: Waiting,
     callouts: HashMap<Token, (Key, CallId)>,
     due: BTreeSet<(Millis, Key)>,
     held_bytes: usize,
@@ -135,6 +139,7 @@ impl<J: Journal> Coordinator<J> {
             forward_headers,
             sagas: HashMap::new(),
             clients: HashMap::new(),
+            waiting: Waiting::default(),
             callouts: HashMap::new(),
             due: BTreeSet::new(),
             held_bytes: 0,
@@ -149,6 +154,16 @@ impl<J: Journal> Coordinator<J> {
         if let Some(refusal) = self.refusal(&matched.request) {
             return host.reply(client, &refusal);
         }
+        let facts = facts::request(&matched.request, &matched.params);
+        let start = match StartKey::of(&matched.definition, &matched.request, &facts) {
+            Ok(start) => start,
+            Err(why) => return host.reply(client, &not_usable(format!("start_key: {why}"))),
+        };
+        if let Some(start) = &start
+            && self.repeats(host, client, &matched.definition, start)
+        {
+            return;
+        }
         let now = host.now();
         let id = uuid::Builder::from_unix_timestamp_millis(now, &host.random()).into_uuid().to_string();
         let begin = Begin {
@@ -156,16 +171,12 @@ impl<J: Journal> Coordinator<J> {
             id,
             epoch: 1,
             forwarded: forwarded(&matched.request, &self.forward_headers),
-            request: facts::request(&matched.request, &matched.params),
+            request: facts,
         };
         match Saga::begin(begin, now) {
-            Err(refused) => {
-                let title = "The request does not give what the saga needs";
-                let problem = Problem::new(400, "request-not-usable", title, refused.to_string());
-                host.reply(client, &problem.into_reply());
-            }
+            Err(refused) => host.reply(client, &not_usable(refused.to_string())),
             Ok((saga, actions)) => {
-                let key = self.add(saga, Some(client));
+                let key = self.add(saga, Some(client), start);
                 self.run(host, key, actions, now);
             }
         }
@@ -187,16 +198,18 @@ impl<J: Journal> Coordinator<J> {
         for key in due {
             self.feed(host, key, Event::Due);
         }
+        self.answer_waiting(host, now);
     }
 
     /// When [`Coordinator::due`] has something to do if nothing else happens before.
     pub fn next_due(&self) -> Millis {
         let saga = self.due.first().map_or(Millis::MAX, |(due, _)| *due);
-        saga.min(self.journal.next_due())
+        saga.min(self.journal.next_due()).min(self.waiting.next_due())
     }
 
     /// A client has gone. Its saga goes on.
     pub fn client_gone(&mut self, client: Client) {
+        self.waiting.gone(client);
         let Some(key) = self.clients.remove(&client) else { return };
         if planted(Planted::SagaDroppedWithClient) {
             self.forget(key);
@@ -225,18 +238,18 @@ impl<J: Journal> Coordinator<J> {
         if request.body.len() > self.limits.max_body {
             return Some(too_large(self.limits.max_body));
         }
-        let full = self.sagas.len() >= self.limits.max_sagas;
+        let full = self.sagas.len().saturating_add(self.waiting.count()) >= self.limits.max_sagas;
         if full || self.held_bytes.saturating_add(request.body.len()) > self.limits.max_bytes {
             return Some(Problem::overload("as many sagas are under way as this proxy takes"));
         }
         None
     }
 
-    fn add(&mut self, saga: Saga, client: Option<Client>) -> Key {
+    fn add(&mut self, saga: Saga, client: Option<Client>, start: Option<StartKey>) -> Key {
         self.next_key = self.next_key.wrapping_add(1);
         let key = self.next_key;
         self.clients.extend(client.map(|client| (client, key)));
-        self.sagas.insert(key, Entry { saga, client, due: None, held_bytes: 0 });
+        self.sagas.insert(key, Entry { saga, client, start, due: None, held_bytes: 0 });
         key
     }
 
@@ -260,24 +273,26 @@ impl<J: Journal> Coordinator<J> {
     fn run(&mut self, host: &mut impl Host, key: Key, actions: Vec<Action>, now: Millis) {
         let mut actions = VecDeque::from(actions);
         while let Some(action) = actions.pop_front() {
-            if let Some(event) = self.perform(host, key, action) {
+            if let Some(event) = self.perform(host, key, action, now) {
                 actions.extend(self.handle(host, key, event, now));
             }
         }
         self.reschedule(key);
     }
 
-    fn perform(&mut self, host: &mut impl Host, key: Key, action: Action) -> Option<Event> {
+    fn perform(&mut self, host: &mut impl Host, key: Key, action: Action, now: Millis) -> Option<Event> {
         let entry = self.sagas.get_mut(&key)?;
         match action {
             Action::Write(record) => {
                 let sequence = record.sequence;
                 let saga = &entry.saga;
-                let record = journal::Entry { saga: saga.id(), epoch: saga.epoch(), record: &record };
+                let start = entry.start.as_ref();
+                let record = journal::Entry { saga: saga.id(), epoch: saga.epoch(), record: &record, start, now };
                 match self.journal.write(host, record) {
                     Acknowledgement::Written => return Some(Event::Written { sequence }),
                     Acknowledgement::Lost => self.goes_on_elsewhere(host, key),
                     Acknowledgement::Refused => self.refused_by_journal(host, key),
+                    Acknowledgement::KeyTaken => self.was_begun_elsewhere(host, key),
                 }
             }
             // What was refused just before may have made the saga compensate.
@@ -358,6 +373,10 @@ impl<J: Journal> Coordinator<J> {
 pub fn too_large(limit: usize) -> Reply {
     let detail = format!("a request that begins a saga may have a body of at most {limit} bytes");
     Problem::new(413, "body-too-large", "The body is too large", detail).into_reply()
+}
+
+fn not_usable(detail: String) -> Reply {
+    Problem::new(400, "request-not-usable", "The request does not give what the saga needs", detail).into_reply()
 }
 
 fn tell(host: &mut impl Host, saga: &Saga, report: &Report) {

@@ -19,6 +19,8 @@ pub struct Definition {
     pub matcher: Matcher,
     /// Past it, counted from the begin, no transaction is attempted and the saga compensates.
     pub deadline: Duration,
+    /// Gives the start key of a request, a string; none: the header `idempotency-key`.
+    pub start_key: Option<Expression>,
     /// In the order of the configuration.
     pub steps: Vec<Step>,
     /// What the client gets when every transaction has succeeded.
@@ -105,10 +107,29 @@ pub struct Limits {
     pub max_bytes: usize,
     /// Bytes of a request's body (past it the client gets 413) and of a participant's answer (past it the body is not kept).
     pub max_body: usize,
+    /// What the process remembers of sagas that have ended.
+    pub retained: Retained,
+}
+
+/// Bounds of what the VMs of a process remember of sagas that have ended, for their start keys.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Retained {
+    /// Sagas.
+    pub sagas: usize,
+    /// Bytes of them.
+    pub bytes: usize,
+    /// For how long.
+    pub time: Duration,
 }
 
 impl Default for Limits {
     fn default() -> Self {
-        Self { max_sagas: 10_000, max_bytes: 64 << 20, max_body: 1 << 20 }
+        Self { max_sagas: 10_000, max_bytes: 64 << 20, max_body: 1 << 20, retained: Retained::default() }
+    }
+}
+
+impl Default for Retained {
+    fn default() -> Self {
+        Self { sagas: 10_000, bytes: 64 << 20, time: Duration::from_secs(60 * 60) }
     }
 }

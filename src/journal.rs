@@ -12,11 +12,13 @@ use std::sync::Arc;
 
 use crate::definition::Definition;
 use crate::saga::record::{Progress, Record};
-use crate::saga::{Millis, Resume};
+use crate::saga::{Millis, Reply, Resume, SagaId, SagaState};
 
 mod shared;
+mod start_key;
 
 pub use shared::SharedJournal;
+pub use start_key::StartKey;
 
 /// Names one state of a value of shared data; every write gives it another.
 pub type Version = u32;
@@ -47,6 +49,10 @@ pub struct Entry<'a> {
     pub epoch: u32,
     /// Records of one saga come in the order of their sequence, one at a time.
     pub record: &'a Record,
+    /// Of the client's request. The saga is found by it until some time after its end.
+    pub start: Option<&'a StartKey>,
+    /// The time.
+    pub now: Millis,
 }
 
 /// What a journal says when it is given a record.
@@ -58,6 +64,26 @@ pub enum Acknowledgement {
     Lost,
     /// The journal has no room. Only of a saga's first record: nothing was written.
     Refused,
+    /// Another saga has begun under the start key. Only of a saga's first record: nothing was written.
+    KeyTaken,
+}
+
+/// What there is under a start key.
+#[derive(Clone, Debug, PartialEq)]
+pub enum Found {
+    /// No saga, or none any more.
+    Nothing,
+    /// The saga of another request.
+    OtherRequest,
+    /// A saga of this request that has not ended.
+    UnderWay {
+        /// Its id.
+        saga: SagaId,
+        /// Where it is.
+        state: SagaState,
+    },
+    /// A saga of this request that has ended with this answer.
+    Ended(Reply),
 }
 
 /// A saga whose owner has gone, and which is ours now.
@@ -96,6 +122,9 @@ pub trait Journal {
     /// Takes a record.
     fn write(&mut self, store: &mut impl SharedData, entry: Entry<'_>) -> Acknowledgement;
 
+    /// What has begun under a start key, in any VM.
+    fn find(&self, store: &impl SharedData, start: &StartKey) -> Found;
+
     /// Whether the sagas that were begun or taken over here are still ours. Asked before anything is sent for one. From
     /// a no on, none of them is.
     fn owns(&mut self, store: &mut impl SharedData) -> bool;
@@ -121,6 +150,10 @@ pub struct VolatileJournal;
 impl Journal for VolatileJournal {
     fn write(&mut self, _store: &mut impl SharedData, _entry: Entry<'_>) -> Acknowledgement {
         Acknowledgement::Written
+    }
+
+    fn find(&self, _store: &impl SharedData, _start: &StartKey) -> Found {
+        Found::Nothing
     }
 
     fn owns(&mut self, _store: &mut impl SharedData) -> bool {

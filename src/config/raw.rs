@@ -69,6 +69,16 @@ pub(super) struct RawLimits {
     /// Of a request's body (past it 413) and of an answer's (past it the body is not kept). Default: 1MiB.
     #[deserr(default)]
     pub(super) max_body: Option<Located<Size>>,
+    /// Finished sagas that are remembered for their start keys, per proxy process. Default: 10000.
+    #[cfg_attr(feature = "schema", schemars(range(min = 1, max = 4294967295_u32)))]
+    #[deserr(default)]
+    pub(super) max_retained: Option<Located<Whole>>,
+    /// Bytes of finished sagas, per proxy process. Default: 64MiB.
+    #[deserr(default)]
+    pub(super) max_retained_bytes: Option<Located<Size>>,
+    /// How long a finished saga is remembered for its start key. Default: 1h.
+    #[deserr(default)]
+    pub(super) retention: Option<Located<Period>>,
 }
 
 /// One saga: which requests begin it, what it does, and what the client is told.
@@ -87,6 +97,10 @@ pub(super) struct RawSaga {
     /// Past it no transaction is attempted and the saga compensates. Default: 10s.
     #[deserr(default)]
     pub(super) deadline: Option<Located<Period>>,
+    /// CEL giving a string: requests with the same key, of the same caller, get the same saga and the same answer. Empty:
+    /// no key. Default: the header `idempotency-key`.
+    #[deserr(default)]
+    pub(super) start_key: Option<Located<String>>,
     /// Run at the same time, except where `after` names steps that come first.
     #[cfg_attr(feature = "schema", schemars(required, length(min = 1, max = 64)))]
     #[deserr(default)]

@@ -40,7 +40,7 @@ fn definition(
     errors: &mut Errors,
     warnings: &mut Vec<String>,
 ) -> Option<Definition> {
-    let At { path: here, value: RawSaga { name, matching, deadline, steps, reply } } = raw;
+    let At { path: here, value: RawSaga { name, matching, deadline, start_key, steps, reply } } = raw;
     let name = required(name, &here, "name", "a name like [a-z0-9-]{1,63}", errors).map(|name| {
         if !is_saga_name(&name.value) {
             errors.add(&name.path, &name.value, "a name like [a-z0-9-]{1,63}");
@@ -53,6 +53,7 @@ fn definition(
     let matcher = required(matching, &here, "match", "which requests begin this saga", errors)
         .and_then(|matching| matching::matcher(matching, errors));
     let deadline = duration_or(deadline, DEFAULT_DEADLINE, errors);
+    let start_key = unless_faulty(start_key, errors, |key, errors| expression(&key, &Scope::condition(&[]), errors));
     let steps = required(steps, &here, "steps", "1 to 64 steps", errors);
     if let Some(At { path, value }) = &steps
         && !(1..=MAX_STEPS).contains(&value.len())
@@ -63,8 +64,16 @@ fn definition(
     let all_names: Vec<&str> = all_names.iter().map(String::as_str).collect();
     let replies = replies(reply, &Scope::reply(&all_names), errors);
     let (steps, (completed, compensated)) = (steps?, replies?);
-    let mut definition =
-        Definition { name: name?, matcher: matcher?, deadline, steps, completed, compensated, reads: Reads::default() };
+    let mut definition = Definition {
+        name: name?,
+        matcher: matcher?,
+        deadline,
+        start_key: start_key?,
+        steps,
+        completed,
+        compensated,
+        reads: Reads::default(),
+    };
     definition.reads = reads_of(&definition);
     Some(definition)
 }

@@ -9,7 +9,7 @@ use prost_types::value::Kind;
 use serde_json::json;
 
 use super::*;
-use crate::definition::Retry;
+use crate::definition::{Retained, Retry};
 
 mod refused;
 
@@ -202,11 +202,13 @@ fn the_least_configurations_are_accepted() {
 fn limits_and_forwarded_headers_are_read() {
     let loaded = from_json(&json!({
         "version": 1,
-        "limits": {"max_sagas": 5, "max_bytes": "2MiB", "max_body": 1024},
+        "limits": {"max_sagas": 5, "max_bytes": "2MiB", "max_body": 1024,
+                   "max_retained": 7, "max_retained_bytes": "1KiB", "retention": "90s"},
         "forward_headers": ["X-User", "Authorization"],
     }))
     .unwrap();
-    assert_eq!(loaded.limits, Limits { max_sagas: 5, max_bytes: 2 << 20, max_body: 1024 });
+    let retained = Retained { sagas: 7, bytes: 1024, time: Duration::from_secs(90) };
+    assert_eq!(loaded.limits, Limits { max_sagas: 5, max_bytes: 2 << 20, max_body: 1024, retained });
     assert_eq!(loaded.forward_headers, ["x-user", "authorization"]);
     assert_eq!(loaded.warnings, ["forward_headers[1]: authorization may have expired when a compensation needs it"]);
 }

@@ -1,5 +1,7 @@
 //! Sagas that come from other VMs, and those that go to them.
 
+use std::sync::Arc;
+
 use super::{Coordinator, Counter, Host, Key};
 use crate::journal::{Journal, Orphan};
 use crate::saga::{Millis, Problem, Saga};
@@ -26,7 +28,7 @@ impl<J: Journal> Coordinator<J> {
             Ok((saga, actions)) => {
                 log::info!("saga {id} is {}, and goes on here in epoch {epoch}", saga.state().name());
                 host.count(Counter::TakenOver);
-                let key = self.add(saga, None);
+                let key = self.add(saga, None, None);
                 self.run(host, key, actions, now);
             }
             Err(why) => {
@@ -54,6 +56,17 @@ impl<J: Journal> Coordinator<J> {
             host.reply(client, &entry.saga.goes_on_elsewhere_reply());
         }
         self.forget(key);
+    }
+
+    /// In the same moment another VM has begun a saga for the same request: nothing was sent for this one.
+    pub(super) fn was_begun_elsewhere(&mut self, host: &mut impl Host, key: Key) {
+        let Some(entry) = self.sagas.get(&key) else { return };
+        let (client, start, definition) = (entry.client, entry.start.clone(), Arc::clone(entry.saga.definition()));
+        self.forget(key);
+        let (Some(client), Some(start)) = (client, start) else { return };
+        if !self.repeats(host, client, &definition, &start) {
+            host.reply(client, &Problem::overload("a saga that was begun for the same request is gone"));
+        }
     }
 
     /// The journal does not take the first record: nothing was sent, and there is no saga.

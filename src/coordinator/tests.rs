@@ -83,10 +83,17 @@ fn setting_named(vm: &str) -> (Proxy, Coordinator<SharedJournal>, Arc<Definition
     });
     let configuration = config::from_json(&text);
     let configuration = configuration.unwrap_or_else(|errors| panic!("{errors}"));
-    let journal = SharedJournal::new(vm.to_owned(), text.to_string().into_bytes());
+    let journal =
+        SharedJournal::new(vm.to_owned(), text.to_string().into_bytes(), configuration.limits.retained.clone());
     let coordinator = Coordinator::new(journal, configuration.limits, configuration.forward_headers);
     let proxy = Proxy { now: 1_700_000_000_000, ..Proxy::default() };
     (proxy, coordinator, Arc::clone(&configuration.definitions[0]))
+}
+
+fn with_key(client: Client, definition: &Arc<Definition>, body: &str, key: &str) -> MatchedRequest {
+    let mut matched = request(client, definition, body);
+    matched.request.headers.push(("idempotency-key".to_owned(), key.as_bytes().to_vec()));
+    matched
 }
 
 fn request(client: Client, definition: &Arc<Definition>, body: &str) -> MatchedRequest {
@@ -243,7 +250,7 @@ fn a_stray_answer_is_ignored_and_a_stuck_saga_is_counted() {
 /// Lets a VM look at the others for a while.
 fn look_for_a_while(proxy: &mut Proxy, coordinator: &mut Coordinator<SharedJournal>) {
     for _ in 0..10 {
-        proxy.now = coordinator.next_due();
+        proxy.now = proxy.now.max(coordinator.next_due());
         coordinator.due(proxy);
     }
 }
@@ -291,4 +298,107 @@ fn a_vm_that_was_taken_for_dead_sends_nothing_more_and_tells_its_clients() {
     assert!(proxy.replies.iter().all(|(_, reply)| reply.headers.iter().any(|(name, _)| name == "saga-id")));
     slow.ended(&mut proxy, 101, answered(200));
     assert_eq!(proxy.counted, [Counter::GoneElsewhere; 2]);
+}
+
+fn header_of(reply: &Reply, name: &str) -> Option<String> {
+    reply.headers.iter().find(|(other, _)| other == name).map(|(_, value)| value.clone())
+}
+
+#[test]
+fn a_request_that_is_repeated_under_its_key_gets_the_same_answer() {
+    let (mut proxy, mut coordinator, trip) = setting();
+    coordinator.begin(&mut proxy, with_key(1, &trip, ANN, "k"));
+    coordinator.begin(&mut proxy, with_key(2, &trip, ANN, "k"));
+    assert_eq!((proxy.dispatched.len(), coordinator.open()), (2, 1), "one saga");
+    coordinator.ended(&mut proxy, 100, answered(200));
+    coordinator.ended(&mut proxy, 101, answered(200));
+    proxy.now += 60;
+    coordinator.due(&mut proxy);
+    coordinator.begin(&mut proxy, with_key(3, &trip, ANN, "k"));
+    let clients: Vec<_> = proxy.replies.iter().map(|(client, reply)| (*client, reply.status)).collect();
+    assert_eq!(clients, [(1, 200), (2, 200), (3, 200)]);
+    let replayed = |index: usize| header_of(&proxy.replies[index].1, "idempotency-replayed");
+    assert_eq!((replayed(0), replayed(1), replayed(2)), (None, Some("true".to_owned()), Some("true".to_owned())));
+    assert_eq!(proxy.replies[0].1.body, proxy.replies[2].1.body);
+    assert_eq!((proxy.dispatched.len(), coordinator.waiting.count()), (2, 0));
+}
+
+#[test]
+fn another_request_under_the_same_key_is_refused_and_another_key_is_another_saga() {
+    let (mut proxy, mut coordinator, trip) = setting();
+    coordinator.begin(&mut proxy, with_key(1, &trip, ANN, "k"));
+    coordinator.begin(&mut proxy, with_key(2, &trip, r#"{"guest": "bob"}"#, "k"));
+    assert_eq!((proxy.replies[0].0, proxy.replies[0].1.status), (2, 422));
+    assert_eq!(header_of(&proxy.replies[0].1, "saga-id"), None);
+    coordinator.begin(&mut proxy, with_key(3, &trip, ANN, "other"));
+    assert_eq!((proxy.dispatched.len(), coordinator.open()), (4, 2));
+}
+
+#[test]
+fn a_request_repeated_in_another_vm_waits_for_the_saga_of_the_first() {
+    let (mut proxy, mut coordinator, trip) = setting();
+    coordinator.begin(&mut proxy, with_key(1, &trip, ANN, "k"));
+    let (mut other, mut second, _) = setting_named("b");
+    other.values = Rc::clone(&proxy.values);
+    second.begin(&mut other, with_key(1, &trip, ANN, "k"));
+    second.due(&mut other);
+    assert!(other.dispatched.is_empty() && other.replies.is_empty());
+    coordinator.ended(&mut proxy, 100, answered(200));
+    coordinator.ended(&mut proxy, 101, answered(422));
+    coordinator.ended(&mut proxy, 102, answered(204));
+    other.now += 50;
+    second.due(&mut other);
+    assert_eq!((other.replies[0].1.status, &other.replies[0].1.body), (409, &proxy.replies[0].1.body));
+}
+
+#[test]
+fn who_waits_for_a_saga_that_does_not_end_is_told_so_in_time() {
+    let (mut proxy, mut coordinator, trip) = setting();
+    coordinator.begin(&mut proxy, with_key(1, &trip, ANN, "k"));
+    let (mut other, mut second, _) = setting_named("b");
+    other.values = Rc::clone(&proxy.values);
+    second.begin(&mut other, with_key(1, &trip, ANN, "k"));
+    let begun = other.now;
+    while other.replies.is_empty() {
+        other.now = other.now.max(second.next_due());
+        // Its VM lives.
+        proxy.now = other.now;
+        coordinator.due(&mut proxy);
+        second.due(&mut other);
+    }
+    assert_eq!((other.replies[0].1.status, other.now - begun), (504, 15_000));
+    assert_eq!(header_of(&other.replies[0].1, "saga-id"), header_of(&proxy.replies[0].1, "saga-id"));
+}
+
+#[test]
+fn after_its_vm_has_died_the_saga_still_has_its_key() {
+    let (mut proxy, mut dead, trip) = setting();
+    dead.begin(&mut proxy, with_key(1, &trip, ANN, "k"));
+    let (mut other, mut heir, _) = setting_named("b");
+    other.values = Rc::clone(&proxy.values);
+    heir.begin(&mut other, with_key(7, &trip, ANN, "k"));
+    look_for_a_while(&mut other, &mut heir);
+    while heir.open() == 0 {
+        look_for_a_while(&mut other, &mut heir);
+    }
+    heir.ended(&mut other, 100, answered(200));
+    heir.ended(&mut other, 101, answered(200));
+    look_for_a_while(&mut other, &mut heir);
+    let (client, reply) = &other.replies[0];
+    assert_eq!((*client, reply.status, reply.body.is_some()), (7, 200, true));
+    // And once more, when the heir has gone as well.
+    let (mut last, mut third, _) = setting_named("c");
+    last.values = Rc::clone(&proxy.values);
+    look_for_a_while(&mut last, &mut third);
+    third.begin(&mut last, with_key(9, &trip, ANN, "k"));
+    assert_eq!(last.replies[0].1.body, reply.body);
+}
+
+#[test]
+fn who_does_not_wait_for_a_repeated_request_any_more_is_forgotten() {
+    let (mut proxy, mut coordinator, trip) = setting();
+    coordinator.begin(&mut proxy, with_key(1, &trip, ANN, "k"));
+    coordinator.begin(&mut proxy, with_key(2, &trip, ANN, "k"));
+    coordinator.client_gone(2);
+    assert_eq!((coordinator.waiting.count(), coordinator.waiting.next_due()), (0, Millis::MAX));
 }

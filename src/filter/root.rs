@@ -159,7 +159,7 @@ impl Serving {
             Ok(queue) => inbox.wake_by(queue),
             Err(status) => log::error!("no queue to wake the root by: {status:?}"),
         }
-        let journal = SharedJournal::new(name, text);
+        let journal = SharedJournal::new(name, text, configuration.limits.retained.clone());
         let coordinator = Coordinator::new(journal, configuration.limits, configuration.forward_headers);
         let intake = Rc::new(intake);
         let mut worker = Worker { intake, inbox, host, coordinator, max_body, tick_at: None };

@@ -5,6 +5,7 @@
 //!   sagabox/vm/0/configuration    with which its sagas began
 //!   sagabox/vm/0/saga/0           a saga: owner, epoch, sequence; then its records, a line each
 //!   sagabox/vm/0/saga/1           (free)
+//!   sagabox/key/17                which sagas have begun under start keys of this bucket
 //!   sagabox/vm/1                  taken by the VM of row 0, which finishes the sagas in its slots
 //! ```
 //!
@@ -19,15 +20,19 @@
 
 use std::collections::{BTreeMap, BTreeSet, HashMap, VecDeque};
 
-use super::{Acknowledgement, Entry, Journal, Orphan, SharedData, Tick, Version};
+use super::{Acknowledgement, Entry, Found, Journal, Orphan, SharedData, StartKey, Tick, Version};
+use crate::definition;
 use crate::saga::Millis;
 
+mod index;
+mod retained;
 mod row;
 mod slot;
 mod takeover;
 #[cfg(test)]
 mod tests;
 
+use retained::Retained;
 use row::{Row, RowState, configuration_key, row_key, slot_key};
 use slot::Slot;
 use takeover::{TakenRow, Watched};
@@ -48,8 +53,10 @@ pub struct SharedJournal {
     /// How often this VM has been taken for dead: it goes on under another name.
     deposed: u32,
     configuration: Vec<u8>,
+    bounds: definition::Retained,
     own: Option<OwnRow>,
     places: HashMap<String, Place>,
+    retained: Retained,
     watched: BTreeMap<u32, Watched>,
     taken: BTreeMap<u32, TakenRow>,
     /// Sagas that may be what kills VMs: they are resumed one at a time.
@@ -77,14 +84,17 @@ struct Place {
 }
 
 impl SharedJournal {
-    /// Takes the VM's name, which no other VM has or has had, and the text of its configuration.
-    pub fn new(name: String, configuration: Vec<u8>) -> SharedJournal {
+    /// Takes the VM's name, which no other VM has or has had, the text of its configuration, and the bounds of what the
+    /// process retains.
+    pub fn new(name: String, configuration: Vec<u8>, bounds: definition::Retained) -> SharedJournal {
         SharedJournal {
             base_name: name,
             deposed: 0,
             configuration,
+            bounds,
             own: None,
             places: HashMap::new(),
+            retained: Retained::default(),
             watched: BTreeMap::new(),
             taken: BTreeMap::new(),
             suspects: VecDeque::new(),
@@ -117,7 +127,9 @@ impl SharedJournal {
         change(&mut own.row);
         let value = own.row.encode();
         for _ in 0..MAX_TRIES {
-            let Some((_, version)) = store.shared(&key).filter(|(bytes, _)| *bytes == own.written) else { return false };
+            let Some((_, version)) = store.shared(&key).filter(|(bytes, _)| *bytes == own.written) else {
+                return false;
+            };
             if store.set_shared(&key, &value, Some(version)).is_ok() {
                 own.written = value;
                 return true;
@@ -151,21 +163,50 @@ impl SharedJournal {
     }
 
     fn begin(&mut self, store: &mut impl SharedData, entry: Entry<'_>) -> Acknowledgement {
-        if entry.record.ends() {
+        if entry.record.ends() && entry.start.is_none() {
             // It has sent nothing, and never will: there is nothing to take over.
             return Acknowledgement::Written;
         }
-        let mut slot = Slot::new(entry.saga, &self.name(), entry.epoch);
+        let mut slot = Slot::new(entry.saga, &self.name(), entry.epoch, entry.start);
         slot.append(entry.record);
+        if entry.record.ends() {
+            slot.end(entry.record, entry.now);
+        }
         for _ in 0..MAX_TRIES {
             let Some((place, read)) = self.free_place(store) else { break };
             if store.set_shared(&slot_key(place.row, place.slot), &slot.encode(), read).is_ok() {
-                self.places.insert(entry.saga.to_owned(), place);
-                return Acknowledgement::Written;
+                return self.begun(store, entry, place, &slot);
             }
             self.release(store, place);
         }
         Acknowledgement::Refused
+    }
+
+    /// The saga is in its slot. With a start key it exists only once that names it: until then nothing has been sent, and
+    /// whoever finds the slot of a dead VM empties it.
+    fn begun(&mut self, store: &mut impl SharedData, entry: Entry<'_>, place: Place, slot: &Slot) -> Acknowledgement {
+        if let Some(start) = entry.start
+            && !index::insert(store, start, entry.saga, place)
+        {
+            if self.update(store, place, |_| Some(Vec::new())).is_some() {
+                self.release(store, place);
+            }
+            return Acknowledgement::KeyTaken;
+        }
+        if slot.head.ended.is_some() {
+            self.retain(store, slot, place, entry.now);
+        } else {
+            self.places.insert(entry.saga.to_owned(), place);
+        }
+        Acknowledgement::Written
+    }
+
+    /// A saga that has ended is remembered for its start key.
+    fn retain(&mut self, store: &mut impl SharedData, slot: &Slot, place: Place, now: Millis) {
+        let (Some(start), Some(ended)) = (&slot.head.start, &slot.head.ended) else { return };
+        let bytes = slot.encode().len();
+        self.retained.add(ended.at, slot.head.saga.clone(), start.clone(), place, bytes);
+        self.forget_past(store, now);
     }
 
     /// Reads a saga, changes it, and writes it where nobody has in between. None: it is not ours.
@@ -189,27 +230,33 @@ impl SharedJournal {
     }
 
     fn append(&mut self, store: &mut impl SharedData, place: Place, entry: Entry<'_>) -> Acknowledgement {
-        let written = self.update(store, place, |slot| {
-            let follows = slot.head.epoch == entry.epoch && slot.head.sequence.checked_add(1) == Some(entry.record.sequence);
-            if !follows {
+        let mut written = None;
+        let done = self.update(store, place, |slot| {
+            let follows = slot.head.sequence.checked_add(1) == Some(entry.record.sequence);
+            if slot.head.epoch != entry.epoch || !follows {
                 return None;
             }
-            if entry.record.ends() {
+            if !entry.record.ends() {
+                slot.append(entry.record);
+            } else if slot.head.start.is_some() {
+                slot.end(entry.record, entry.now);
+            } else {
                 return Some(Vec::new());
             }
-            slot.append(entry.record);
+            written = Some(slot.clone());
             Some(slot.encode())
         });
-        match written {
-            None => Acknowledgement::Lost,
-            Some(()) => {
-                if entry.record.ends() {
-                    self.places.remove(entry.saga);
-                    self.release(store, place);
-                }
-                Acknowledgement::Written
+        if done.is_none() {
+            return Acknowledgement::Lost;
+        }
+        if entry.record.ends() {
+            self.places.remove(entry.saga);
+            match written {
+                Some(slot) => self.retain(store, &slot, place, entry.now),
+                None => self.release(store, place),
             }
         }
+        Acknowledgement::Written
     }
 
     /// A slot is empty again.
@@ -226,6 +273,7 @@ impl SharedJournal {
         self.deposed = self.deposed.saturating_add(1);
         self.own = None;
         self.places.clear();
+        self.retained = Retained::default();
         self.taken.clear();
         self.suspects.clear();
         self.on_probation = None;
@@ -239,6 +287,10 @@ impl Journal for SharedJournal {
             None if entry.record.sequence == 1 => self.begin(store, entry),
             None => Acknowledgement::Lost,
         }
+    }
+
+    fn find(&self, store: &impl SharedData, start: &StartKey) -> Found {
+        index::find(store, start)
     }
 
     fn owns(&mut self, store: &mut impl SharedData) -> bool {
@@ -268,12 +320,18 @@ impl Journal for SharedJournal {
             return tick;
         }
         self.beat_at = now.saturating_add(BEAT_MS);
-        if self.own.is_some() && !self.write_row(store, |row| row.beat = row.beat.wrapping_add(1)) {
+        let retained = self.retained.counts();
+        let beats = |row: &mut Row| {
+            row.beat = row.beat.wrapping_add(1);
+            row.retained = retained;
+        };
+        if self.own.is_some() && !self.write_row(store, beats) {
             self.depose();
             tick.deposed = true;
         }
         self.take_over(store, &mut tick);
         self.resume_a_suspect(store, &mut tick);
+        self.forget_past(store, now);
         tick
     }
 
@@ -282,8 +340,14 @@ impl Journal for SharedJournal {
     }
 
     fn leave(&mut self, store: &mut impl SharedData) {
-        self.write_row(store, |row| row.state = RowState::Free);
+        let retained = self.retained.counts();
+        let (state, slots) = if retained.sagas > 0 { (RowState::Left, None) } else { (RowState::Free, Some(0)) };
+        self.write_row(store, |row| {
+            row.state = state;
+            row.slots = slots.unwrap_or(row.slots);
+        });
         self.own = None;
+        self.retained = Retained::default();
     }
 }
 

@@ -64,6 +64,18 @@ impl Expression {
         }
     }
 
+    /// Evaluates to a string.
+    ///
+    /// # Errors
+    ///
+    /// Whatever CEL cannot evaluate, and values of other kinds.
+    pub fn evaluate_string(&self, facts: &Facts) -> Result<String, RenderError> {
+        match self.evaluate_json(facts)? {
+            Json::String(text) => Ok(text),
+            other => Err(self.error(&format!("gives {other}, not a string"))),
+        }
+    }
+
     /// Evaluates to JSON: whole numbers stay exact.
     ///
     /// # Errors

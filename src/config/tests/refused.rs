@@ -40,6 +40,9 @@ fn at_the_top() {
     refused("gate", json!("yes"), "gate: found \"yes\"", "true or false");
     refused("sagas", json!({}), "sagas: found {}", "a list");
     refused("limits", json!({"max_sagas": 0}), "limits.max_sagas: found 0", "from 1");
+    refused("limits", json!({"max_retained": 0}), "limits.max_retained: found 0", "from 1");
+    refused("limits", json!({"retention": "1d"}), "limits.retention: found \"1d\"", "");
+    refused("sagas.0.start_key", json!("steps.hotel.response"), "sagas[0].start_key: found", "");
     refused("limits", json!({"max_bytes": "1GB"}), "limits.max_bytes: found \"1GB\"", "such as 512KiB");
     refused("limits", json!({"max_body": "4GiB"}), "limits.max_body: found \"4GiB\"", "to 4294967295");
     refused("limits", json!({"max_body": -1}), "limits.max_body: found -1", "a size");
@@ -56,10 +59,7 @@ fn what_is_not_built_is_unknown() {
         ("journal", json!({"etcd": {}})),
         ("nested", json!(true)),
         ("status_path", json!("/.saga")),
-        ("limits", json!({"max_retained": 1})),
-        ("limits", json!({"retention": "1h"})),
         ("sagas.0.wait", json!("0s")),
-        ("sagas.0.start_key", json!("''")),
         ("sagas.0.steps.0.pivot", json!(true)),
     ] {
         refused(path, value, "", ": found an unknown field, expected one of the fields ");
@@ -70,7 +70,12 @@ fn what_is_not_built_is_unknown() {
         "sagas[0].steps[0].compensation: found \"nested\"",
         "an object",
     );
-    refused("sagas.0.wait", json!("0s"), "sagas[0].wait", "one of the fields name, match, deadline, steps, reply");
+    refused(
+        "sagas.0.wait",
+        json!("0s"),
+        "sagas[0].wait",
+        "one of the fields name, match, deadline, start_key, steps, reply",
+    );
 }
 
 #[test]

@@ -5,6 +5,7 @@
 
 use serde::{Deserialize, Serialize};
 
+use super::retained::Counts;
 use crate::saga::record::RECORD_VERSION;
 
 /// Shared data is one map for every module without a `vm_id`, other people's included.
@@ -22,6 +23,8 @@ pub(super) struct Row {
     pub(super) beat: u64,
     /// All slots in use are below this number.
     pub(super) slots: u32,
+    /// What the VM retained as it last raised its beat.
+    pub(super) retained: Counts,
 }
 
 /// What has become of the VM of a row.
@@ -32,13 +35,15 @@ pub(super) enum RowState {
     Serving,
     /// It was dead. This VM finishes its sagas.
     TakenBy(String),
+    /// It has gone, and has left nothing but sagas that are retained.
+    Left,
     /// No slot is in use.
     Free,
 }
 
 impl Row {
     pub(super) fn new(vm: String) -> Row {
-        Row { version: RECORD_VERSION, vm, state: RowState::Serving, beat: 0, slots: 0 }
+        Row { version: RECORD_VERSION, vm, state: RowState::Serving, beat: 0, slots: 0, retained: Counts::default() }
     }
 
     /// None where the row was not written by a module that keeps the same records.
@@ -60,6 +65,11 @@ pub(super) fn row_key(row: u32) -> String {
 /// Where the configuration is kept with which the sagas of a row began.
 pub(super) fn configuration_key(row: u32) -> String {
     format!("{PREFIX}/vm/{row}/configuration")
+}
+
+/// Where the start keys of a bucket are kept.
+pub(super) fn bucket_key(bucket: u32) -> String {
+    format!("{PREFIX}/key/{bucket}")
 }
 
 /// Where a saga is kept.

@@ -2,7 +2,9 @@
 
 use serde::{Deserialize, Serialize};
 
-use crate::saga::record::{RECORD_VERSION, Record};
+use crate::journal::StartKey;
+use crate::saga::record::{Change, RECORD_VERSION, Record};
+use crate::saga::{Millis, Reply, SagaState};
 
 /// The first line.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
@@ -17,6 +19,14 @@ pub(super) struct Head {
     pub(super) epoch: u32,
     /// Sequence of the last record.
     pub(super) sequence: u64,
+    /// Where the saga is.
+    pub(super) state: SagaState,
+    /// Of the client's request, if it has one.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub(super) start: Option<StartKey>,
+    /// The saga has ended, and is retained.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub(super) ended: Option<Ended>,
     /// The owner's beat when it resumed the saga; none where it has begun it, or has not resumed it yet.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub(super) resumed: Option<u64>,
@@ -26,6 +36,15 @@ pub(super) struct Head {
     /// Why nobody resumes the saga any more.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub(super) quarantined: Option<String>,
+}
+
+/// What is retained of a saga.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub(super) struct Ended {
+    /// When.
+    pub(super) at: Millis,
+    /// What its client was told, and is told again.
+    pub(super) reply: Reply,
 }
 
 // As serde wants it.
@@ -58,13 +77,16 @@ struct Versioned {
 }
 
 impl Slot {
-    pub(super) fn new(saga: &str, owner: &str, epoch: u32) -> Slot {
+    pub(super) fn new(saga: &str, owner: &str, epoch: u32, start: Option<&StartKey>) -> Slot {
         let head = Head {
             version: RECORD_VERSION,
             saga: saga.to_owned(),
             owner: owner.to_owned(),
             epoch,
             sequence: 0,
+            state: SagaState::Running,
+            start: start.cloned(),
+            ended: None,
             resumed: None,
             suspicion: 0,
             quarantined: None,
@@ -94,9 +116,24 @@ impl Slot {
 
     pub(super) fn append(&mut self, record: &Record) {
         self.head.sequence = record.sequence;
+        if record.changes.iter().any(|change| matches!(change, Change::Compensating(_))) {
+            self.head.state = SagaState::Compensating;
+        }
         // JSON has no line breaks of its own, and nothing in a record can fail to become JSON.
         self.records.extend(serde_json::to_vec(record).unwrap_or_default());
         self.records.push(b'\n');
+    }
+
+    /// The saga has ended: of its records nothing is needed any more but the answer.
+    pub(super) fn end(&mut self, record: &Record, now: Millis) {
+        self.head.sequence = record.sequence;
+        self.records.clear();
+        for change in &record.changes {
+            if let Change::Ended { state, reply } = change {
+                self.head.state = *state;
+                self.head.ended = Some(Ended { at: now, reply: reply.clone() });
+            }
+        }
     }
 
     pub(super) fn records(&self) -> Result<Vec<Record>, Unreadable> {

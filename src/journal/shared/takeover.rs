@@ -3,9 +3,10 @@
 use std::collections::BTreeSet;
 use std::sync::Arc;
 
+use super::retained::Counts;
 use super::row::{Row, RowState, configuration_key, row_key, slot_key};
 use super::slot::{Slot, Unreadable};
-use super::{MAX_ROWS, MAX_TRIES, Place, SharedJournal};
+use super::{MAX_ROWS, MAX_TRIES, Place, SharedJournal, index};
 use crate::config;
 use crate::definition::Definition;
 use crate::journal::{Journal, Orphan, SharedData, Tick, Version};
@@ -43,16 +44,24 @@ impl SharedJournal {
             .filter_map(|(number, bytes, version)| Row::parse(&bytes).map(|row| (number, row, version)))
             .collect();
         let own = self.own.as_ref().map(|own| own.number);
-        let dead: BTreeSet<u32> = rows.iter().filter(|(number, row, _)| self.is_dead(*number, row)).map(|row| row.0).collect();
+        let dead: BTreeSet<u32> =
+            rows.iter().filter(|(number, row, _)| self.is_dead(*number, row)).map(|row| row.0).collect();
         let living: BTreeSet<&str> = rows
             .iter()
             .filter(|(number, row, _)| row.state == RowState::Serving && !dead.contains(number))
             .map(|(_, row, _)| row.vm.as_str())
             .collect();
+        let others = rows.iter().filter(|(number, row, _)| Some(*number) != own && living.contains(row.vm.as_str()));
+        let retained = others.clone().fold(Counts::default(), |sum, (_, row, _)| Counts {
+            sagas: sum.sagas.saturating_add(row.retained.sagas),
+            bytes: sum.bytes.saturating_add(row.retained.bytes),
+        });
+        self.retained.others_are(retained, others.count());
         for (number, row, version) in &rows {
             let abandoned = match &row.state {
                 RowState::Serving => dead.contains(number),
                 RowState::TakenBy(heir) => !living.contains(heir.as_str()),
+                RowState::Left => true,
                 RowState::Free => false,
             };
             if !abandoned || Some(*number) == own {
@@ -105,6 +114,10 @@ impl SharedJournal {
                 Taken::Kept => {
                     taken.open.insert(slot);
                 }
+                Taken::Ended(slot_text) => {
+                    taken.open.insert(slot);
+                    self.adopt(*slot_text, place);
+                }
                 Taken::Ours(slot_text) => {
                     taken.open.insert(slot);
                     self.revive(store, place, *slot_text, &definitions, tick);
@@ -137,6 +150,14 @@ impl SharedJournal {
                 return Taken::Kept;
             }
             let head = &mut slot.head;
+            // It never began: its VM died before anything was sent.
+            let nameless = head.start.as_ref().is_some_and(|start| !index::names(store, start, &head.saga, place));
+            if nameless {
+                match store.set_shared(&key, &[], Some(version)) {
+                    Ok(()) => return Taken::Empty,
+                    Err(_) => continue,
+                }
+            }
             if let Some(resumed) = head.resumed {
                 let soon = died_at.is_some_and(|died_at| died_at.wrapping_sub(resumed) < SOON_BEATS);
                 head.suspicion = if soon { head.suspicion.saturating_add(1) } else { 0 };
@@ -145,10 +166,18 @@ impl SharedJournal {
             head.epoch = head.epoch.saturating_add(1);
             head.resumed = (head.suspicion == 0).then_some(beat);
             if store.set_shared(&key, &slot.encode(), Some(version)).is_ok() {
-                return Taken::Ours(Box::new(slot));
+                let ended = slot.head.ended.is_some();
+                return if ended { Taken::Ended(Box::new(slot)) } else { Taken::Ours(Box::new(slot)) };
             }
         }
         Taken::Kept
+    }
+
+    fn adopt(&mut self, slot: Slot, place: Place) {
+        let bytes = slot.encode().len();
+        if let (Some(start), Some(ended)) = (slot.head.start, slot.head.ended) {
+            self.retained.add(ended.at, slot.head.saga, start, place, bytes);
+        }
     }
 
     /// Makes a saga of a slot that is ours now.
@@ -213,7 +242,9 @@ impl SharedJournal {
     fn free_row(&mut self, store: &mut impl SharedData, number: u32) {
         self.taken.remove(&number);
         let Some((bytes, version)) = store.shared(&row_key(number)) else { return };
-        let Some(mut row) = Row::parse(&bytes).filter(|row| row.state == RowState::TakenBy(self.name())) else { return };
+        let Some(mut row) = Row::parse(&bytes).filter(|row| row.state == RowState::TakenBy(self.name())) else {
+            return;
+        };
         row.state = RowState::Free;
         // Whoever has written it in between has taken it from us.
         let _ = store.set_shared(&row_key(number), &row.encode(), Some(version));
@@ -226,6 +257,8 @@ enum Taken {
     /// There is something in it that is not for us to touch.
     Kept,
     Ours(Box<Slot>),
+    /// It is retained, by us now.
+    Ended(Box<Slot>),
 }
 
 /// With which the sagas of a row began.
@@ -242,7 +275,8 @@ fn orphan(slot: &Slot, definitions: &Result<Vec<Arc<Definition>>, String>) -> Re
     let records = slot.records().map_err(|why: Unreadable| why.to_string())?;
     let name = records.first().and_then(begun_as).ok_or("its records do not say how it began")?;
     let definition = definitions.iter().find(|definition| definition.name == name);
-    let definition = definition.ok_or_else(|| format!("it began as `{name}`, of which its configuration knows nothing"))?;
+    let definition =
+        definition.ok_or_else(|| format!("it began as `{name}`, of which its configuration knows nothing"))?;
     let mut progress = Progress::new(definition.steps.iter().map(|step| step.name.as_str()));
     for change in records.iter().flat_map(|record| &record.changes) {
         progress.apply(change).map_err(|illegal| format!("its records contradict each other: {illegal}"))?;

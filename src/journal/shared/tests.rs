@@ -11,6 +11,8 @@ use crate::journal::Conflict;
 use crate::saga::record::{Begun, Change, RECORD_VERSION, Record};
 use crate::saga::{Reply, SagaState, StepState};
 
+mod keys;
+
 /// What the VMs share, as Envoy keeps it.
 #[derive(Clone, Default)]
 struct Shared {
@@ -64,7 +66,7 @@ fn configuration() -> Vec<u8> {
 }
 
 fn vm(name: &str) -> SharedJournal {
-    SharedJournal::new(name.to_owned(), configuration())
+    SharedJournal::new(name.to_owned(), configuration(), definition::Retained::default())
 }
 
 fn begun(saga: &str, definition: &str) -> Record {
@@ -95,7 +97,7 @@ fn ended(sequence: u64) -> Record {
 }
 
 fn write(journal: &mut SharedJournal, shared: &mut Shared, saga: &str, epoch: u32, record: &Record) -> Acknowledgement {
-    journal.write(shared, Entry { saga, epoch, record })
+    journal.write(shared, Entry { saga, epoch, record, start: None, now: 1 })
 }
 
 fn begin(journal: &mut SharedJournal, shared: &mut Shared, saga: &str) {
@@ -128,7 +130,10 @@ fn the_state_of_a_saga_can_be_read_at_any_time() {
     assert_eq!(write(&mut a, &mut shared, "s1", 1, &compensating(2)), Acknowledgement::Written);
     let text = shared.text("sagabox/vm/0/saga/0");
     let lines: Vec<Json> = text.lines().map(|line| serde_json::from_str(line).unwrap()).collect();
-    assert_eq!(lines[0], json!({"version": 1, "saga": "s1", "owner": "a", "epoch": 1, "sequence": 2}));
+    assert_eq!(
+        lines[0],
+        json!({"version": 1, "saga": "s1", "owner": "a", "epoch": 1, "sequence": 2, "state": "compensating"})
+    );
     assert_eq!(lines[2]["changes"][0]["compensating"]["reason"], "late");
     assert_eq!(write(&mut a, &mut shared, "s1", 1, &ended(3)), Acknowledgement::Written);
     assert_eq!(shared.sagas(), [""; 0]);
@@ -274,9 +279,15 @@ fn what_cannot_be_read_harms_no_other_saga() {
         ("{\"version\":2,\"new\":true}\n{}", false),
         ("a stranger's", false),
         ("\u{0}", false),
-        ("{\"version\":1,\"saga\":\"s1\",\"owner\":\"a\",\"epoch\":1,\"sequence\":1}\n{\"version\":2}\n", true),
-        ("{\"version\":1,\"saga\":\"s1\",\"owner\":\"a\",\"epoch\":1,\"sequence\":1}\nno record\n", true),
-        ("{\"version\":1,\"saga\":\"s1\",\"owner\":\"a\",\"epoch\":1,\"sequence\":2}\n", true),
+        (
+            "{\"version\":1,\"saga\":\"s1\",\"owner\":\"a\",\"epoch\":1,\"sequence\":1,\"state\":\"running\"}\n{\"version\":2}\n",
+            true,
+        ),
+        (
+            "{\"version\":1,\"saga\":\"s1\",\"owner\":\"a\",\"epoch\":1,\"sequence\":1,\"state\":\"running\"}\nno record\n",
+            true,
+        ),
+        ("{\"version\":1,\"saga\":\"s1\",\"owner\":\"a\",\"epoch\":1,\"sequence\":2,\"state\":\"running\"}\n", true),
     ] {
         let (mut shared, mut a, mut b) = (Shared::default(), vm("a"), vm("b"));
         begin(&mut a, &mut shared, "s1");
@@ -298,7 +309,8 @@ fn a_saga_goes_on_under_the_definition_with_which_it_began_or_not_at_all() {
     let (mut shared, mut a) = (Shared::default(), vm("a"));
     begin(&mut a, &mut shared, "s1");
     assert_eq!(write(&mut a, &mut shared, "s2", 1, &begun("s2", "renamed")), Acknowledgement::Written);
-    let mut other = SharedJournal::new("b".to_owned(), br#"{"version": 1, "sagas": []}"#.to_vec());
+    let mut other = vm("b");
+    other.configuration = br#"{"version": 1, "sagas": []}"#.to_vec();
     let tick = live(&mut [&mut other], &mut shared, 10);
     assert_eq!(names(&tick), ["s1"]);
     assert_eq!(tick.orphans[0].definition.name, "trip");

@@ -10,7 +10,7 @@ use sagabox::config::{self, Configuration, Role};
 use sagabox::coordinator::{Client, Coordinator, Counter, Host as CoordinatorHost, MatchedRequest, Token, too_large};
 use sagabox::definition::Definition;
 use sagabox::facts::{ClientRequest, ParticipantResponse};
-use sagabox::journal::VolatileJournal;
+use sagabox::journal::{Conflict, SharedData, SharedJournal, Version};
 use sagabox::matcher::{MatcherTable, RequestHead};
 use sagabox::saga::{AttemptResult, DispatchRefusal, Millis, OutgoingCall, Reply};
 
@@ -40,7 +40,7 @@ struct Worker {
     definitions: Vec<Arc<Definition>>,
     gate: bool,
     max_body: usize,
-    coordinator: Coordinator<VolatileJournal>,
+    coordinator: Coordinator<SharedJournal>,
     started_ms: Millis,
     started_ns: u64,
     queue: u32,
@@ -67,6 +67,18 @@ struct Port<'a> {
     host: &'a mut Host,
     root: ContextId,
     now: Millis,
+}
+
+impl SharedData for Port<'_> {
+    fn shared(&self, key: &str) -> Option<(Vec<u8>, Version)> {
+        let process = self.host.process.borrow();
+        process.shared(key.as_bytes()).map(|(value, version)| (value.to_vec(), version))
+    }
+
+    fn set_shared(&mut self, key: &str, value: &[u8], read: Option<Version>) -> Result<(), Conflict> {
+        let read = read.unwrap_or(Version::MAX);
+        self.host.process.borrow_mut().set_shared(key.as_bytes(), value, read).map_err(|_| Conflict)
+    }
 }
 
 impl CoordinatorHost for Port<'_> {
@@ -126,15 +138,19 @@ impl NativeVm {
         worker.set_tick(&mut port);
         if worker.ending && worker.coordinator.open() == 0 {
             worker.ending = false;
+            worker.coordinator.leave(&mut port);
             self.host.effects.push(Effect::Done(root));
         }
     }
 
-    fn configure(&mut self, id: ContextId, configuration: Configuration) -> Root {
+    fn configure(&mut self, id: ContextId, configuration: Configuration, text: Vec<u8>) -> Root {
         let Role::Coordinator { gate } = configuration.role else { return Root::Gate };
         let mut random = [0; 10];
         self.host.random(&mut random);
-        let queue = self.host.register_queue(&format!("sagabox.native.{id}.{random:?}"));
+        let random: String = random.iter().map(|byte| format!("{byte:02x}")).collect();
+        let name = format!("{random}.{id}");
+        let queue = self.host.register_queue(&format!("sagabox.wake.{name}"));
+        let journal = SharedJournal::new(name, text, configuration.limits.retained.clone());
         let max_body = configuration.limits.max_body;
         Root::Coordinator(Box::new(Worker {
             id,
@@ -142,7 +158,7 @@ impl NativeVm {
             definitions: configuration.definitions,
             gate,
             max_body,
-            coordinator: Coordinator::new(VolatileJournal, configuration.limits, configuration.forward_headers),
+            coordinator: Coordinator::new(journal, configuration.limits, configuration.forward_headers),
             started_ms: self.host.wall_ns() / 1_000_000,
             started_ns: self.host.monotonic_ns(),
             queue,
@@ -182,12 +198,7 @@ impl Worker {
     }
 
     fn set_tick(&mut self, port: &mut Port<'_>) {
-        let Some(due) = self.coordinator.next_due() else {
-            if self.tick_at.take().is_some() {
-                port.host.set_tick_period(0);
-            }
-            return;
-        };
+        let due = self.coordinator.next_due();
         if self.tick_at.is_none_or(|tick_at| due < tick_at) {
             let wait = due.saturating_sub(port.now).max(1);
             self.tick_at = Some(port.now.saturating_add(wait));
@@ -251,9 +262,13 @@ impl Vm for NativeVm {
     fn create_root(&mut self, root: ContextId, configuration: &[u8]) -> Result<bool, Trapped> {
         self.host.effective = root;
         self.host.roots.insert(root, configuration.to_vec());
-        let Ok(configuration) = config::load(configuration) else { return Ok(false) };
-        let configured = self.configure(root, configuration);
+        let Ok(loaded) = config::load(configuration) else { return Ok(false) };
+        let configured = self.configure(root, loaded, configuration.to_vec());
         self.roots.insert(root, configured);
+        if let Some(Root::Coordinator(worker)) = self.roots.get_mut(&root) {
+            let now = worker.now(&self.host);
+            worker.set_tick(&mut Port { host: &mut self.host, root, now });
+        }
         Ok(true)
     }
 
@@ -368,6 +383,9 @@ impl Vm for NativeVm {
         worker.take_messages(&mut port);
         worker.set_tick(&mut port);
         worker.ending = worker.coordinator.open() > 0;
+        if !worker.ending {
+            worker.coordinator.leave(&mut port);
+        }
         Ok(!worker.ending)
     }
 

@@ -1,0 +1,111 @@
+//! Requests whose start key has begun a saga before: they get that saga's answer, and wait for it where there is none yet.
+
+use std::collections::BTreeMap;
+
+use super::{Client, Coordinator, Host};
+use crate::definition::Definition;
+use crate::journal::{Found, Journal, StartKey};
+use crate::saga::{CLIENT_GRACE_MS, Millis, Problem, Reply, SagaState};
+
+/// How often waiting clients' sagas are looked at: they may run in another VM, which cannot answer them.
+const POLL_MS: Millis = 50;
+
+/// Clients that wait for sagas which others have begun.
+#[derive(Debug, Default)]
+pub(super) struct Waiting {
+    clients: BTreeMap<Client, Wait>,
+    poll_at: Option<Millis>,
+}
+
+#[derive(Debug)]
+struct Wait {
+    start: StartKey,
+    until: Millis,
+}
+
+impl Waiting {
+    pub(super) fn count(&self) -> usize {
+        self.clients.len()
+    }
+
+    pub(super) fn next_due(&self) -> Millis {
+        self.poll_at.unwrap_or(Millis::MAX)
+    }
+
+    pub(super) fn gone(&mut self, client: Client) {
+        self.clients.remove(&client);
+        if self.clients.is_empty() {
+            self.poll_at = None;
+        }
+    }
+}
+
+impl<J: Journal> Coordinator<J> {
+    /// Answers a client whose start key has begun a saga before, or lets it wait. False: there is none, and the request
+    /// begins one.
+    pub(super) fn repeats(
+        &mut self,
+        host: &mut impl Host,
+        client: Client,
+        definition: &Definition,
+        start: &StartKey,
+    ) -> bool {
+        match self.journal.find(host, start) {
+            Found::Nothing => return false,
+            Found::OtherRequest => host.reply(client, &other_request()),
+            Found::Ended(reply) => host.reply(client, &replayed(reply)),
+            Found::UnderWay { .. } => {
+                let now = host.now();
+                let deadline_ms = u64::try_from(definition.deadline.as_millis()).unwrap_or(u64::MAX);
+                let until = now.saturating_add(deadline_ms).saturating_add(CLIENT_GRACE_MS);
+                self.waiting.clients.insert(client, Wait { start: start.clone(), until });
+                self.waiting.poll_at.get_or_insert(now.saturating_add(POLL_MS));
+            }
+        }
+        true
+    }
+
+    /// Looks whether the sagas for which clients wait have ended.
+    pub(super) fn answer_waiting(&mut self, host: &mut impl Host, now: Millis) {
+        if self.waiting.next_due() > now {
+            return;
+        }
+        for (client, wait) in std::mem::take(&mut self.waiting.clients) {
+            let answer = match self.journal.find(host, &wait.start) {
+                Found::Ended(reply) => replayed(reply),
+                Found::UnderWay { saga, state } if now >= wait.until => still_working(&saga, state),
+                Found::UnderWay { .. } => {
+                    self.waiting.clients.insert(client, wait);
+                    continue;
+                }
+                // It was never sent anything, or has been forgotten since it ended.
+                Found::Nothing | Found::OtherRequest => Problem::overload("the saga that was begun before is gone"),
+            };
+            host.reply(client, &answer);
+        }
+        let waits = !self.waiting.clients.is_empty();
+        self.waiting.poll_at = waits.then(|| now.saturating_add(POLL_MS));
+    }
+}
+
+/// What the client of the saga was told, to another that asks the same.
+fn replayed(mut reply: Reply) -> Reply {
+    reply.headers.push(("idempotency-replayed".to_owned(), "true".to_owned()));
+    reply
+}
+
+fn other_request() -> Reply {
+    let detail = "a request with another method, path or body has begun a saga under this idempotency-key".to_owned();
+    Problem::new(422, "idempotency-key-reused", "The idempotency-key belongs to another request", detail).into_reply()
+}
+
+fn still_working(saga: &str, state: SagaState) -> Reply {
+    let detail = format!("the saga, which another request has begun, is still {}, and goes on", state.name());
+    let mut problem = Problem::new(504, "still-working", "The saga has not ended in time", detail);
+    problem.members.insert("saga_id".to_owned(), saga.into());
+    problem.members.insert("saga_status".to_owned(), state.name().into());
+    let mut reply = problem.into_reply();
+    reply.headers.push(("saga-id".to_owned(), saga.to_owned()));
+    reply.headers.push(("saga-status".to_owned(), state.name().to_owned()));
+    reply
+}
