@@ -103,6 +103,23 @@ faults! {
     OldConfigurationLetGo = "old-configuration-let-go",
 }
 
+/// Header of a request that begins a saga at which a build with planted faults traps, to show what becomes of the other
+/// sagas of that VM.
+pub const TRAP_HEADER: &str = "x-sagabox-trap";
+
+/// Traps, in a build with planted faults, where a request asks for it.
+#[cfg(not(feature = "planted-faults"))]
+#[inline]
+pub fn trap_where(_asked: impl FnOnce() -> bool) {}
+
+/// Traps, in a build with planted faults, where a request asks for it.
+#[cfg(feature = "planted-faults")]
+pub fn trap_where(asked: impl FnOnce() -> bool) {
+    if asked() {
+        std::process::abort();
+    }
+}
+
 /// True where this build has the fault and the environment names it.
 #[cfg(not(feature = "planted-faults"))]
 #[inline]

@@ -26,7 +26,7 @@ impl<J: Journal> Coordinator<J> {
         let epoch = orphan.epoch;
         match Saga::resume(orphan.into(), now) {
             Ok((saga, actions)) => {
-                log::info!("saga {id} is {}, and goes on here in epoch {epoch}", saga.state().name());
+                log::debug!("saga {id} is {}, and goes on here in epoch {epoch}", saga.state().name());
                 host.count(Counter::TakenOver);
                 let key = self.add(saga, None, None);
                 self.run(host, key, actions, now);

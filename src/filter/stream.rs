@@ -14,6 +14,7 @@ use crate::coordinator::{MatchedRequest, too_large};
 use crate::definition::Definition;
 use crate::facts::ClientRequest;
 use crate::matcher::{MatcherTable, RequestHead};
+use crate::planted::{TRAP_HEADER, trap_where};
 use crate::saga::Problem;
 
 /// What every stream needs of the configuration.
@@ -121,6 +122,7 @@ impl HttpContext for Stream {
             set_header(MARK, None);
         }
         let Some(matched) = self.matched() else { return Action::Continue };
+        trap_where(|| bytes(TRAP_HEADER).is_some());
         self.phase = Phase::Collecting(Box::new(matched));
         if end_of_stream {
             return self.hand_over(Vec::new());

@@ -13,10 +13,12 @@ use crate::saga::{Reply, SagaState, StepState};
 
 mod keys;
 
+type Values = BTreeMap<String, (Vec<u8>, Version)>;
+
 /// What the VMs share, as Envoy keeps it.
 #[derive(Clone, Default)]
 struct Shared {
-    values: Rc<RefCell<BTreeMap<String, (Vec<u8>, Version)>>>,
+    values: Rc<RefCell<Values>>,
     next_version: Rc<Cell<Version>>,
     /// So many writes from now on meet a conflict.
     conflicts: Rc<Cell<u32>>,
