@@ -2,6 +2,7 @@
 //!
 //! ```text
 //! request  -> matcher -> Saga::begin -> Action::Call -> callout -> Event -> Saga::handle -> ... -> outcome -> reply
+//! recovery:  tick -> journal -> replay -> Saga::resume -> the same loop
 //! ```
 //!
 //! The [`saga::Saga`] is a value and `handle(event, now) -> actions` is pure: no host call, no clock, no
@@ -16,7 +17,7 @@
 //! | [`facts`] | what expressions can read of requests and responses, as JSON |
 //! | [`template`] | CEL expressions and `${...}` templates |
 //! | [`saga`] | the saga itself: states, steps, retries, compensations, records |
-//! | [`journal`] | where records go before anything is done that they imply |
+//! | [`journal`] | where sagas are kept, so that they outlive their VM; start keys |
 //! | [`coordinator`] | the sagas of one VM, their timers, callouts and clients |
 //! | [`planted`] | faults for the simulation to find; not in what ships |
 
