@@ -44,14 +44,29 @@ impl Listeners {
         }
     }
 
-    /// Gives the trip's reply another status.
-    fn answer_with(&self, status: u16) {
+    /// Puts another saga in the place of the trip: under another name, answered with another status.
+    fn replace_saga(&self, status: u16, succession: Succession) {
         let listener = self.listener.lock().expect("unbroken").clone();
         let mut configuration: Yaml = serde_yaml_ng::from_str("{static_resources: {}}").expect("YAML");
         configuration["static_resources"]["listeners"] = Yaml::Sequence(vec![listener]);
+        saga_definition(&mut configuration)["name"] = "renamed".into();
         saga_definition(&mut configuration)["reply"]["completed"]["status"] = status.into();
+        if succession == Succession::NewVm {
+            let manager = &mut configuration["static_resources"]["listeners"][0]["filter_chains"][0]["filters"][0];
+            let plugin = &mut manager["typed_config"]["http_filters"][0]["typed_config"]["config"];
+            plugin["vm_config"]["environment_variables"]["key_values"]["GENERATION"] = "2".into();
+        }
         write(&self.path(), &configuration["static_resources"]["listeners"][0]);
     }
+}
+
+/// What Envoy does on an update by LDS.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Succession {
+    /// The code and its environment are the same: another root in the same VM.
+    SameVm,
+    /// The environment has changed, as Istio does with every update: another VM.
+    NewVm,
 }
 
 /// Puts a file in its place at once: Envoy reads it as soon as it is there.
@@ -65,6 +80,15 @@ fn write(path: &Path, listener: &Yaml) {
 /// The old configuration's root stays, with its callouts and its timers, until its last saga has ended.
 #[tokio::test]
 async fn a_saga_ends_under_the_configuration_with_which_it_began_and_outlives_its_listener() {
+    outlives_its_configuration(Succession::SameVm).await;
+}
+
+#[tokio::test]
+async fn a_saga_ends_in_its_own_vm_when_another_takes_its_place() {
+    outlives_its_configuration(Succession::NewVm).await;
+}
+
+async fn outlives_its_configuration(succession: Succession) {
     let listeners = Listeners::new();
     let trip = Trip::start_with(|envoy| envoy.workers(1).drain_time_s(1).edit(listeners.take_from())).await.unwrap();
     let slow = |guest, ms| Fault::new(guest, Action::Transaction, FaultKind::Delay).delay(Duration::from_millis(ms));
@@ -73,7 +97,7 @@ async fn a_saga_ends_under_the_configuration_with_which_it_began_and_outlives_it
     let under_way = trip.begin(&TripRequest::of("ann").with_car(), Downstream::PLAIN).unwrap();
     tokio::time::sleep(Duration::from_millis(200)).await;
 
-    listeners.answer_with(202);
+    listeners.replace_saga(202, succession);
     let started = Instant::now();
     for number in 0.. {
         let answer = trip.book(&TripRequest::of(format!("new-{number}"))).await.unwrap();
@@ -91,4 +115,5 @@ async fn a_saga_ends_under_the_configuration_with_which_it_began_and_outlives_it
     trip.check_nothing_applied_twice().unwrap();
     assert_eq!(trip.book(&TripRequest::of("bob")).await.unwrap().status, 202);
     trip.check_filter_is_well().await.unwrap();
+    assert_eq!(trip.counter("sagas_taken_over").await.unwrap(), 0, "it was to end where it began");
 }
