@@ -301,7 +301,7 @@ impl<J: Journal> Coordinator<J> {
                 return Some(Event::AttemptEnded { id: call.id, result });
             }
             // Another VM may have the saga, and may be sending for it.
-            Action::Call(_) if !self.journal.owns(host) => self.deposed(host),
+            Action::Call(_) if !self.journal.owns(host, entry.saga.id()) => self.goes_on_elsewhere(host, key),
             Action::Call(call) => match host.dispatch(&call) {
                 Ok(token) => {
                     self.callouts.insert(token, (key, call.id));

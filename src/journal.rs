@@ -125,9 +125,8 @@ pub trait Journal {
     /// What has begun under a start key, in any VM.
     fn find(&self, store: &impl SharedData, start: &StartKey) -> Found;
 
-    /// Whether the sagas that were begun or taken over here are still ours. Asked before anything is sent for one. From
-    /// a no on, none of them is.
-    fn owns(&mut self, store: &mut impl SharedData) -> bool;
+    /// Whether a saga that was begun or taken over here is still ours. Asked before anything is sent for it.
+    fn owns(&mut self, store: &mut impl SharedData, saga: &str) -> bool;
 
     /// Sets a saga aside that cannot be resumed: nobody tries to any more, and it stays where it is.
     fn quarantine(&mut self, store: &mut impl SharedData, saga: &str, why: &str);
@@ -156,7 +155,7 @@ impl Journal for VolatileJournal {
         Found::Nothing
     }
 
-    fn owns(&mut self, _store: &mut impl SharedData) -> bool {
+    fn owns(&mut self, _store: &mut impl SharedData, _saga: &str) -> bool {
         true
     }
 

@@ -162,8 +162,6 @@ pub struct Saga {
     outstanding: Option<u64>,
     /// Everything up to this sequence is durable.
     durable: u64,
-    /// The record that began compensating.
-    compensating_in: u64,
     /// When compensating began.
     compensating_since: Millis,
     stuck: Option<String>,

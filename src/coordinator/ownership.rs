@@ -39,7 +39,7 @@ impl<J: Journal> Coordinator<J> {
     }
 
     /// Others have taken this VM for dead: whatever it has belongs to them.
-    pub(super) fn deposed(&mut self, host: &mut impl Host) {
+    fn deposed(&mut self, host: &mut impl Host) {
         let mut keys: Vec<Key> = self.sagas.keys().copied().collect();
         keys.sort_unstable();
         log::warn!("this VM was taken for dead: its {} sagas go on elsewhere", keys.len());

@@ -50,8 +50,10 @@ const MAX_TRIES: u32 = 64;
 #[derive(Debug)]
 pub struct SharedJournal {
     base_name: String,
-    /// How often this VM has been taken for dead: it goes on under another name.
+    /// How often this VM has been taken for dead.
     deposed: u32,
+    /// That has not been told yet.
+    was_deposed: bool,
     configuration: Vec<u8>,
     bounds: definition::Retained,
     own: Option<OwnRow>,
@@ -90,6 +92,7 @@ impl SharedJournal {
         SharedJournal {
             base_name: name,
             deposed: 0,
+            was_deposed: false,
             configuration,
             bounds,
             own: None,
@@ -173,11 +176,16 @@ impl SharedJournal {
             slot.end(entry.record, entry.now);
         }
         for _ in 0..MAX_TRIES {
-            let Some((place, read)) = self.free_place(store) else { break };
-            if store.set_shared(&slot_key(place.row, place.slot), &slot.encode(), read).is_ok() {
+            self.still_lives(store);
+            slot.head.owner = self.name();
+            let Some((place, read)) = self.free_place(store) else { continue };
+            if store.set_shared(&slot_key(place.row, place.slot), &slot.encode(), read).is_err() {
+                self.release(store, place);
+            } else if self.still_lives(store) {
                 return self.begun(store, entry, place, &slot);
+            } else if !empty(store, place, &slot) {
+                return Acknowledgement::Lost;
             }
-            self.release(store, place);
         }
         Acknowledgement::Refused
     }
@@ -268,8 +276,19 @@ impl SharedJournal {
         }
     }
 
-    /// Others have taken this VM for dead: nothing of what it did is its own any more.
+    /// Whether nobody has taken this VM for dead. Whoever does so writes that into its row first of all.
+    fn still_lives(&mut self, store: &impl SharedData) -> bool {
+        let Some(own) = &self.own else { return true };
+        let lives = store.shared(&row_key(own.number)).is_some_and(|(bytes, _)| bytes == own.written);
+        if !lives {
+            self.depose();
+        }
+        lives
+    }
+
+    /// Others have taken this VM for dead: nothing of what it did is its own any more. It goes on under another name.
     fn depose(&mut self) {
+        self.was_deposed = true;
         self.deposed = self.deposed.saturating_add(1);
         self.own = None;
         self.places.clear();
@@ -293,14 +312,8 @@ impl Journal for SharedJournal {
         index::find(store, start)
     }
 
-    fn owns(&mut self, store: &mut impl SharedData) -> bool {
-        // Without a row there is no saga but those that ended as they began.
-        let Some(own) = &self.own else { return true };
-        let owns = store.shared(&row_key(own.number)).is_some_and(|(bytes, _)| bytes == own.written);
-        if !owns {
-            self.depose();
-        }
-        owns
+    fn owns(&mut self, store: &mut impl SharedData, saga: &str) -> bool {
+        self.still_lives(store) && self.places.contains_key(saga)
     }
 
     fn quarantine(&mut self, store: &mut impl SharedData, saga: &str, why: &str) {
@@ -327,8 +340,8 @@ impl Journal for SharedJournal {
         };
         if self.own.is_some() && !self.write_row(store, beats) {
             self.depose();
-            tick.deposed = true;
         }
+        tick.deposed = std::mem::take(&mut self.was_deposed);
         self.take_over(store, &mut tick);
         self.resume_a_suspect(store, &mut tick);
         self.forget_past(store, now);
@@ -349,6 +362,16 @@ impl Journal for SharedJournal {
         self.own = None;
         self.retained = Retained::default();
     }
+}
+
+/// Takes a saga out of its slot again, where nobody has taken it over: whoever took this VM for dead may have looked at
+/// the slot before it was written, and nobody would ever look at it again. False: somebody has.
+fn empty(store: &mut impl SharedData, place: Place, slot: &Slot) -> bool {
+    let (key, value) = (slot_key(place.row, place.slot), slot.encode());
+    (0..MAX_TRIES).any(|_| {
+        let read = store.shared(&key).filter(|(bytes, _)| *bytes == value);
+        read.is_some_and(|(_, version)| store.set_shared(&key, &[], Some(version)).is_ok())
+    })
 }
 
 /// Takes a row that is free or does not exist.

@@ -22,8 +22,6 @@ pub(super) struct Runtime {
     pub(super) early_compensation: Option<Box<Request>>,
     /// The transaction is sent again only to learn whether it was done.
     pub(super) resolving: bool,
-    /// Sequence of the record that holds how the step settled.
-    pub(super) settled_in: u64,
 }
 
 /// The attempts of one call.
@@ -216,11 +214,10 @@ impl Saga {
     }
 
     fn settle(&mut self, index: StepIndex, settlement: Settlement) {
-        let sequence = self.change(Change::Settled { step: index, settlement });
+        self.change(Change::Settled { step: index, settlement });
         if let Some(runtime) = self.runtime.get_mut(index) {
             runtime.transaction.activity = Activity::Idle;
             runtime.resolving = false;
-            runtime.settled_in = sequence;
         }
     }
 

@@ -97,13 +97,12 @@ impl Saga {
         }
     }
 
-    /// The compensation is sent once the decision to compensate and the step's result, which holds the rendered call,
-    /// are durable. That it is being sent need not be: a replay would send it again under its key.
+    /// The compensation is sent once that it will be is durable, and with it all that led to it. An owner that finds the
+    /// saga without that record knows that nothing was sent: a first 404 is then no success.
     fn compensate(&mut self, index: StepIndex) {
-        self.change(Change::StepCompensating { step: index });
-        let decided_in = self.compensating_in;
+        let recorded_in = self.change(Change::StepCompensating { step: index });
         if let Some(runtime) = self.runtime.get_mut(index) {
-            runtime.compensation.activity = Activity::AwaitingRecord(decided_in.max(runtime.settled_in));
+            runtime.compensation.activity = Activity::AwaitingRecord(recorded_in);
         }
     }
 

@@ -58,7 +58,6 @@ impl Saga {
             next_sequence: 1,
             outstanding: None,
             durable: 0,
-            compensating_in: 0,
             compensating_since: 0,
             stuck: None,
             answered: false,

@@ -64,7 +64,7 @@ impl Saga {
     }
 
     fn begin_compensating(&mut self, cause: Cause, now: Millis) {
-        self.compensating_in = self.change(Change::Compensating(cause));
+        self.change(Change::Compensating(cause));
         self.compensating_since = now;
     }
 

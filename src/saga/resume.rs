@@ -74,7 +74,6 @@ impl Saga {
             next_sequence: sequence.saturating_add(1),
             outstanding: None,
             durable: sequence,
-            compensating_in: sequence,
             compensating_since: now,
             stuck: None,
             answered: false,
@@ -110,8 +109,6 @@ impl Saga {
                 runtime.compensation.reason = OWNER_GONE.to_owned();
                 runtime.compensation.activity = Activity::BackingOff;
             }
-            // That a compensation is about to be sent is recorded with what comes next, if at all.
-            StepState::Succeeded | StepState::Unknown if compensating => runtime.compensation.saw_unknown = true,
             _ => {}
         }
     }

@@ -28,6 +28,7 @@ pub mod filter;
 pub mod generate;
 pub mod history;
 pub mod host;
+pub mod journal_view;
 pub mod model;
 pub mod native;
 pub mod participants;

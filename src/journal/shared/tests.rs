@@ -229,15 +229,16 @@ fn the_sagas_of_a_dead_vm_are_taken_over_by_one_other() {
 fn a_vm_that_was_only_slow_does_nothing_for_what_is_not_its_own_any_more() {
     let (mut shared, mut a, mut b) = (Shared::default(), vm("a"), vm("b"));
     begin(&mut a, &mut shared, "s1");
-    assert!(a.owns(&mut shared));
+    assert!(a.owns(&mut shared, "s1"));
     let tick = live(&mut [&mut b], &mut shared, 10);
     assert_eq!(names(&tick), ["s1"]);
     assert_eq!(write(&mut a, &mut shared, "s1", 1, &compensating(2)), Acknowledgement::Lost);
-    assert!(!a.owns(&mut shared));
+    assert!(!a.owns(&mut shared, "s1"));
     assert_eq!(write(&mut b, &mut shared, "s1", 2, &compensating(2)), Acknowledgement::Written);
     // It goes on as another.
     begin(&mut a, &mut shared, "s2");
-    assert!(a.owns(&mut shared));
+    assert!(a.owns(&mut shared, "s2") && !a.owns(&mut shared, "s1"));
+    assert!(live(&mut [&mut a], &mut shared, 1).deposed, "it is told");
     let tick = live(&mut [&mut a, &mut b], &mut shared, 20);
     assert!(!tick.deposed && tick.orphans.is_empty());
 }

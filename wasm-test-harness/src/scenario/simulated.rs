@@ -88,6 +88,7 @@ fn client(case: &Case, proxy: usize) -> ClientPlan {
         trailers: false,
         leaves_after: None,
         repeats: 0,
+        wanders: false,
     }
 }
 

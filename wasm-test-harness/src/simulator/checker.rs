@@ -4,10 +4,13 @@
 //! - What a client was told agrees with that, and is told once; none that stays waits longer than its saga may take.
 //! - No compensation overtakes an attempt, comes before those of the steps after, or undoes what was certainly not done.
 //! - No transaction is sent before those that come before it, after the deadline, too often, or once it is being undone.
-//! - In the end nothing is left: no saga, no timer, no shared data.
+//! - Only who owns a saga sends for it: a higher epoch takes it over from a VM that is dead or seemed so, and ends the
+//!   lower one.
+//! - A start key begins one saga, and who asks again gets its answer.
+//! - In the end nothing is left: no saga, no timer but heartbeats.
 //!
-//! Sagas of a VM that has trapped, was killed or was thrown away need not end: they lived in its memory. What was sent
-//! for them is checked all the same.
+//! Sagas of a process that was killed need not end: they lived in its memory. What was sent for them is checked all the
+//! same.
 
 mod calls;
 mod ends;
@@ -36,7 +39,7 @@ pub struct Tally {
     pub completed: u64,
     /// Everything undone.
     pub compensated: u64,
-    /// Lost with their VM before they had ended.
+    /// Lost with their process before they had ended.
     pub lost: u64,
 }
 
@@ -61,6 +64,8 @@ pub fn check(plan: &Plan, outcome: &Outcome) -> (Vec<Violation>, Tally) {
             Happening::Told(stream, told) => view.told(*stream, told),
             Happening::Left(stream) => view.left(*stream),
             Happening::VmGone(vm, why) => view.vm_gone(*vm, why),
+            Happening::Stalled(vm, _) => view.stalled(*vm),
+            Happening::Requested(stream) => view.requested(*stream),
             Happening::Trapped(_, why) if !why.contains("as was ordered") => view.wrong(format!("a VM trapped: {why}")),
             Happening::VmStarted(_, _, false) => view.wrong("a configuration was refused".to_owned()),
             Happening::Logged(_, level, text) if *level >= LOG_ERROR => view.wrong(format!("the filter says: {text}")),

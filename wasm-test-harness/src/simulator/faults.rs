@@ -8,7 +8,7 @@ use serde::{Deserialize, Serialize};
 
 /// The rate of each fault, from 0 (never) to 1 (always). The first group is drawn for every call to a participant, the
 /// second for every request of a client, the third as often in a run as its rate says, at random times of the first
-/// phase.
+/// phase; conflicts are for every write in shared data.
 #[derive(Debug, Clone, Default, PartialEq, Serialize, Deserialize)]
 #[serde(default, deny_unknown_fields)]
 pub struct Faults {
@@ -59,8 +59,13 @@ pub struct Faults {
     pub proxy_killed: f64,
     /// A proxy does nothing for a while, then all that it has missed.
     pub proxy_frozen: f64,
+    /// A VM does nothing for a while, as if its thread were busy elsewhere, while the others of its process go on.
+    pub vm_stalled: f64,
     /// The wall clock of a proxy jumps by up to an hour.
     pub clock_jump: f64,
+
+    /// A compare-and-swap in shared data fails, as if somebody had been quicker.
+    pub cas_conflict: f64,
 }
 
 /// The names of the fields, with access to each.
@@ -96,6 +101,8 @@ impl Faults {
         ("proxy_frozen", |faults| &mut faults.proxy_frozen),
         ("clock_jump", |faults| &mut faults.clock_jump),
     ];
+    const OF_THE_JOURNAL: [Field; 2] =
+        [("vm_stalled", |faults| &mut faults.vm_stalled), ("cas_conflict", |faults| &mut faults.cas_conflict)];
 
     /// Some of the faults, each at a rate of its own: a few at a time find more than all at once, which leave no saga
     /// alive for long.
@@ -115,6 +122,18 @@ impl Faults {
             *field(&mut faults) = [0.3, 0.6, 1.0][random.random_range(0..3)];
         }
         faults
+    }
+
+    /// The same, with some faults of the journal. They are drawn for themselves, so that a seed keeps its others.
+    pub fn with_journal(mut self, random: &mut Pcg64Mcg) -> Faults {
+        for (_, field) in Self::OF_THE_JOURNAL {
+            if random.random_bool(0.15) {
+                *field(&mut self) = [0.05, 0.5, 1.0][random.random_range(0..3)];
+            }
+        }
+        // With certainty no write would ever come through.
+        self.cas_conflict = self.cas_conflict.min(0.7);
+        self
     }
 
     /// Reads `name=rate,name=rate`; what is not named is as in `self`. `all=rate` stands for every fault.
@@ -144,7 +163,7 @@ impl Faults {
     }
 
     fn fields() -> impl Iterator<Item = Field> {
-        Self::CALLS.into_iter().chain(Self::CLIENTS).chain(Self::TROUBLES)
+        Self::CALLS.into_iter().chain(Self::CLIENTS).chain(Self::TROUBLES).chain(Self::OF_THE_JOURNAL)
     }
 }
 

@@ -8,6 +8,7 @@ use serde_json::{Map, Value as Json, json};
 use super::faults::Faults;
 use super::host::Nanos;
 use super::plan::{ClientPlan, MS, Plan, ProxyPlan, SECOND, Succession, Trouble};
+use super::world::MAIN_VMS;
 
 /// When everything heals.
 const HEALS_AT: Nanos = 40 * SECOND;
@@ -22,13 +23,20 @@ const MAX_BODY: usize = 4_096;
 /// # Errors
 /// `faults` cannot be read.
 pub fn plan(seed: u64, faults: &str) -> anyhow::Result<Plan> {
-    let mut generator = Generator { random: Pcg64Mcg::seed_from_u64(seed ^ 0x5a6a_b0c5), sagas: 0 };
-    let faults = Faults::random(&mut generator.random).with(faults)?;
+    let mut generator = Generator {
+        random: Pcg64Mcg::seed_from_u64(seed ^ 0x5a6a_b0c5),
+        of_the_journal: Pcg64Mcg::seed_from_u64(seed ^ 0x10c4_a75e),
+        sagas: 0,
+    };
+    let drawn = Faults::random(&mut generator.random).with_journal(&mut generator.of_the_journal);
+    let faults = drawn.with(faults)?;
     Ok(generator.plan(faults))
 }
 
 struct Generator {
     random: Pcg64Mcg,
+    /// For what came with the journal: seeds that found something before keep what they have.
+    of_the_journal: Pcg64Mcg,
     sagas: usize,
 }
 
@@ -41,10 +49,12 @@ impl Generator {
         let proxies = if self.chance(0.3) { 2 } else { 1 };
         let proxies: Vec<ProxyPlan> =
             (0..proxies).map(|_| ProxyPlan { workers: self.upto(1, 3), gate_pair: self.chance(0.2) }).collect();
-        let clients: Vec<ClientPlan> =
+        let mut clients: Vec<ClientPlan> =
             (0..self.upto(1, 8)).map(|index| self.client(index, &proxies, &faults)).collect();
+        self.give_start_keys(&mut clients);
         let moments: Vec<Nanos> = clients.iter().map(|client| client.at).collect();
-        let troubles = self.troubles(&faults, &proxies, participants.len(), versions, &moments);
+        let mut troubles = self.troubles(&faults, &proxies, participants.len(), versions, &moments);
+        self.stall(&mut troubles, &faults, &proxies, &moments);
         let latency = self.one_of(&[3 * MS, 3 * MS, 30 * MS, 150 * MS], 3 * MS);
         let (orders, heal_at) = (Vec::new(), HEALS_AT);
         Plan { configurations, proxies, participants, clients, troubles, orders, latency, faults, heal_at }
@@ -179,6 +189,7 @@ impl Generator {
             trailers: self.chance(0.2),
             leaves_after: self.chance(faults.client_gone).then(|| self.patience()),
             repeats: if self.chance(faults.client_repeats) { 2 } else { 0 },
+            wanders: false,
         }
     }
 
@@ -232,5 +243,44 @@ impl Generator {
         reconfigure(self, faults.reconfigured, &[Succession::SameVm]);
         reconfigure(self, faults.vm_replaced, &[Succession::NewVm, Succession::OldVmThrownAway]);
         troubles
+    }
+
+    /// Half of the clients send an `idempotency-key`, each its own; a few send another client's. Most of those ask again
+    /// where they were not answered, perhaps over another worker.
+    fn give_start_keys(&mut self, clients: &mut [ClientPlan]) {
+        let random = &mut self.of_the_journal;
+        for index in 0..clients.len() {
+            if random.random_bool(0.5) {
+                continue;
+            }
+            let of = if random.random_bool(0.05) { random.random_range(0..=index) } else { index };
+            let key = format!("key-of-{of}").into_bytes();
+            let Some(client) = clients.get_mut(index) else { continue };
+            client.headers.push(("idempotency-key".to_owned(), key));
+            client.repeats = client.repeats.max(random.random_range(0..=3));
+            client.wanders = random.random_bool(0.5);
+        }
+    }
+
+    fn stall(
+        &mut self,
+        troubles: &mut Vec<(Nanos, Trouble)>,
+        faults: &Faults,
+        proxies: &[ProxyPlan],
+        moments: &[Nanos],
+    ) {
+        let random = &mut self.of_the_journal;
+        for _ in 0..2 {
+            if !random.random_bool(faults.vm_stalled) {
+                continue;
+            }
+            let asked = moments.choose(random).copied().unwrap_or_default();
+            let at = asked + random.random_range(0..100 * MS);
+            let proxy = random.random_range(0..proxies.len());
+            let threads = MAIN_VMS + proxies[proxy].workers;
+            let thread = if random.random_bool(0.8) { threads - 1 } else { random.random_range(0..threads) };
+            let for_ns = random.random_range(500 * MS..12 * SECOND);
+            troubles.push((at, Trouble::Stall { proxy, thread, for_ns }));
+        }
     }
 }

@@ -127,6 +127,8 @@ pub enum Happening {
     Trapped(VmId, String),
     /// A VM has gone, with everything in it.
     VmGone(VmId, &'static str),
+    /// A VM does nothing until then.
+    Stalled(VmId, Nanos),
     /// A VM has started with a version of the configuration; false: it refused it.
     VmStarted(VmId, usize, bool),
     /// A root of a VM has let go.
@@ -208,6 +210,7 @@ impl History {
             Happening::Ended(call, ended) => self.call(*call, "<--", format!("{ended:?}")),
             Happening::Trapped(vm, why) => (vm_name(*vm), format!("TRAP {why}")),
             Happening::VmGone(vm, why) => (vm_name(*vm), format!("GONE {why}")),
+            Happening::Stalled(vm, until) => (vm_name(*vm), format!("is stalled until {:.3}", *until as f64 / 1e6)),
             Happening::VmStarted(vm, version, taken) => {
                 let taken = if *taken { "" } else { ", which it refuses" };
                 (vm_name(*vm), format!("STARTS with configuration {version}{taken}"))

@@ -68,6 +68,22 @@ pub struct ClientPlan {
     pub leaves_after: Option<Nanos>,
     /// How often it sends the request again where it was not told an end.
     pub repeats: u32,
+    /// It does so over another worker each time.
+    pub wanders: bool,
+}
+
+impl ClientPlan {
+    /// The key under which it asks.
+    pub fn start_key(&self) -> Option<&[u8]> {
+        let line = self.headers.iter().find(|(name, _)| name == "idempotency-key");
+        line.map(|(_, value)| value.as_slice())
+    }
+
+    /// Which worker takes its request the `repeat`th time.
+    pub fn worker_of(&self, repeat: u32, workers: usize) -> usize {
+        let further = if self.wanders { repeat as usize } else { 0 };
+        (self.worker + further) % workers.max(1)
+    }
 }
 
 /// What happens to a part of the world.
@@ -107,6 +123,15 @@ pub enum Trouble {
     Freeze {
         /// Which.
         proxy: usize,
+        /// For how long.
+        for_ns: Nanos,
+    },
+    /// One VM does nothing, as if its thread were busy.
+    Stall {
+        /// Of which proxy.
+        proxy: usize,
+        /// Of which thread: the main thread has the first two VMs.
+        thread: usize,
         /// For how long.
         for_ns: Nanos,
     },

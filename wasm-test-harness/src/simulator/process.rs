@@ -4,7 +4,11 @@
 
 use std::collections::{BTreeMap, BTreeSet, VecDeque};
 
+use rand::{Rng, SeedableRng};
+use rand_pcg::Pcg64Mcg;
+
 use super::host::Status;
+use super::journal_view::{self, Kept};
 
 /// Which VM of a process: an index that is never used again.
 pub type VmIndex = usize;
@@ -35,9 +39,18 @@ pub enum ClusterState {
     NoEndpoint,
 }
 
+/// Compare-and-swaps that fail although nobody has written in between, as if somebody had.
+#[derive(Debug)]
+struct Conflicts {
+    rate: f64,
+    random: Pcg64Mcg,
+    met: u64,
+}
+
 /// See the module's text.
 #[derive(Debug, Default)]
 pub struct Process {
+    conflicts: Option<Conflicts>,
     data: BTreeMap<Vec<u8>, SharedValue>,
     next_cas: u32,
     queues: Vec<Queue>,
@@ -85,14 +98,30 @@ impl Process {
         {
             return Err(Status::CasMismatch);
         }
+        if let Some(conflicts) = self.conflicts.as_mut().filter(|_| cas != 0)
+            && conflicts.random.random_bool(conflicts.rate)
+        {
+            conflicts.met += 1;
+            return Err(Status::CasMismatch);
+        }
         self.next_cas = self.next_cas.wrapping_add(1).max(1);
         self.data.insert(key.to_vec(), SharedValue { bytes: bytes.to_vec(), cas: self.next_cas });
         Ok(())
     }
 
-    /// Bytes of all keys and values: nothing of it can be deleted.
-    pub fn shared_bytes(&self) -> usize {
-        self.data.iter().map(|(key, value)| key.len() + value.bytes.len()).sum()
+    /// From now on compare-and-swaps meet a conflict at this rate.
+    pub fn set_conflicts(&mut self, rate: f64, seed: u64) {
+        self.conflicts = (rate > 0.0).then(|| Conflicts { rate, random: Pcg64Mcg::seed_from_u64(seed), met: 0 });
+    }
+
+    /// No compare-and-swap meets a conflict any more. Gives how many have.
+    pub fn end_conflicts(&mut self) -> u64 {
+        self.conflicts.take().map_or(0, |conflicts| conflicts.met)
+    }
+
+    /// What is kept in shared data.
+    pub fn kept(&self) -> Kept {
+        journal_view::kept(self.data.iter().map(|(key, value)| (key.as_slice(), value.bytes.as_slice())))
     }
 
     /// Registers a queue for a root of a VM, which takes it over from whoever had it. Gives its id.

@@ -23,10 +23,12 @@ use rand::{Rng, SeedableRng};
 use rand_pcg::Pcg64Mcg;
 
 use self::streams::Stream;
+pub use self::vms::MAIN_VMS;
 use self::vms::Slot;
 use super::filter::Filter;
-use super::history::{CallId, Ended, Happening, History, StreamId, VmId};
+use super::history::{CallId, Ended, Happening, History, StreamId, VmId, vm_name};
 use super::host::{CalloutAnswer, Clock, Nanos};
+use super::journal_view::Kept;
 use super::participants::Participant;
 use super::plan::{MS, Plan, SECOND, Trouble};
 use super::process::{ContextId, Process};
@@ -35,6 +37,10 @@ use super::process::{ContextId, Process};
 const CONVERGES_WITHIN: Nanos = 1_800 * SECOND;
 /// A run with more events than this does not end by itself.
 const MAX_EVENTS: u64 = 400_000;
+/// For so long nothing but heartbeats may come in the end.
+const QUIET: Nanos = 5 * SECOND;
+/// A root's heartbeat comes every 500 ms.
+const MOST_TICKS_IN_QUIET: u32 = 11;
 
 /// What is on the agenda.
 #[derive(Debug)]
@@ -57,6 +63,7 @@ enum Event {
     EndpointBack(usize),
     Starts(usize),
     Thaws(usize),
+    Wakes(VmId),
     Drained { vm: VmId, root: ContextId },
     Heals,
 }
@@ -76,6 +83,12 @@ struct Proxy {
     missed: VecDeque<Event>,
 }
 
+impl Proxy {
+    fn has_no_open_saga(&self) -> bool {
+        self.process.borrow().kept().open.is_empty()
+    }
+}
+
 /// How a run came out.
 pub struct Outcome {
     /// Everything that happened.
@@ -86,8 +99,10 @@ pub struct Outcome {
     pub converged: bool,
     /// Roots that would not end: they have sagas, after everything is over.
     pub open_roots: Vec<(VmId, ContextId)>,
-    /// Bytes in shared data, by proxy.
-    pub shared_bytes: Vec<usize>,
+    /// What is in shared data, by proxy.
+    pub kept: Vec<Kept>,
+    /// Roots that had more to do in the end than to show that they live.
+    pub restless: Vec<(VmId, ContextId)>,
     /// Events that did not fit their saga, as the filter counts them.
     pub illegal_events: i64,
     /// How much virtual time the run took.
@@ -105,6 +120,10 @@ pub struct World<'a> {
     random: Pcg64Mcg,
     agenda: BTreeMap<(Nanos, u64), Event>,
     scheduled: u64,
+    /// Events on the agenda that are no ticks.
+    busy: u64,
+    /// Since when nothing but ticks has come, and how many of each root.
+    quiet: Option<(Nanos, BTreeMap<(VmId, ContextId), u32>)>,
     history: History,
     proxies: Vec<Proxy>,
     participants: Vec<Participant>,
@@ -133,7 +152,14 @@ impl<'a> World<'a> {
                 break;
             }
             world.clock.advance_to(at);
+            world.busy -= u64::from(!matches!(event, Event::Tick { .. }));
+            if let (Some((_, ticks)), Event::Tick { vm, root, .. }) = (&mut world.quiet, &event) {
+                *ticks.entry((*vm, *root)).or_default() += 1;
+            }
             world.take(event);
+            if world.is_over() {
+                break;
+            }
         }
         world.outcome(converged)
     }
@@ -147,6 +173,8 @@ impl<'a> World<'a> {
             random: Pcg64Mcg::seed_from_u64(seed),
             agenda: BTreeMap::new(),
             scheduled: 0,
+            busy: 0,
+            quiet: None,
             history: History::default(),
             proxies: Vec::new(),
             participants: plan.participants.iter().map(|name| Participant::new(name)).collect(),
@@ -158,6 +186,18 @@ impl<'a> World<'a> {
             faults: 0,
             illegal_events: 0,
         }
+    }
+
+    /// Heartbeats never end: a run is over when nothing else has come for a while and no saga is open.
+    fn is_over(&mut self) -> bool {
+        let rests = self.healed && self.busy == 0 && self.proxies.iter().all(Proxy::has_no_open_saga);
+        if !rests {
+            self.quiet = None;
+            return false;
+        }
+        let now = self.clock.now();
+        let (since, _) = self.quiet.get_or_insert_with(|| (now, BTreeMap::new()));
+        *since + QUIET <= now
     }
 
     fn prepare(&mut self) {
@@ -201,6 +241,7 @@ impl<'a> World<'a> {
 
     fn schedule_at(&mut self, at: Nanos, event: Event) {
         self.scheduled += 1;
+        self.busy += u64::from(!matches!(event, Event::Tick { .. }));
         self.agenda.insert((at, self.scheduled), event);
     }
 
@@ -232,7 +273,48 @@ impl<'a> World<'a> {
         {
             return proxy.missed.push_back(event);
         }
+        self.take_in_vm(event);
+    }
+
+    /// A VM that is stalled does later what it has missed, in the order in which it was due.
+    fn take_in_vm(&mut self, event: Event) {
+        let now = self.now();
+        if let Some(vm) = self.vm_of(&event)
+            && self.slot(vm).is_stalled(now)
+        {
+            return self.slot(vm).missed.push_back(event);
+        }
         self.act(event);
+    }
+
+    fn wakes(&mut self, vm: VmId) {
+        let now = self.now();
+        if self.slot(vm).stalled_until > now {
+            return;
+        }
+        self.tell_of(vm_name(vm), "goes on");
+        while let Some(event) = self.slot(vm).missed.pop_front() {
+            self.act(event);
+        }
+    }
+
+    fn vm_of(&self, event: &Event) -> Option<VmId> {
+        match event {
+            Event::ClientAsks { client, repeat } => {
+                let plan = &self.plan.clients[*client];
+                let proxy = &self.proxies[plan.proxy];
+                let worker = plan.worker_of(*repeat, self.plan.proxies[plan.proxy].workers);
+                proxy.threads.get(MAIN_VMS + worker).map(|vm| (plan.proxy, *vm)).filter(|_| proxy.up)
+            }
+            Event::Piece { stream, .. }
+            | Event::Trailers(stream)
+            | Event::Leaves(stream)
+            | Event::CloseStream(stream)
+            | Event::ApplicationAnswers(stream) => self.history.streams[*stream].vm,
+            Event::Tick { vm, .. } | Event::QueueReady { vm, .. } | Event::Drained { vm, .. } => Some(*vm),
+            Event::AnswerArrives { call, .. } | Event::TimesOut(call) => Some(self.history.calls[*call].vm),
+            _ => None,
+        }
     }
 
     /// A frozen proxy does what it has missed once it wakes, in the order in which it was due, and then goes on.
@@ -245,7 +327,7 @@ impl<'a> World<'a> {
 
     fn catch_up(&mut self, proxy: usize) {
         while let Some(event) = self.proxies[proxy].missed.pop_front() {
-            self.act(event);
+            self.take_in_vm(event);
         }
     }
 
@@ -276,9 +358,13 @@ impl<'a> World<'a> {
             Event::EndpointBack(index) => self.set_endpoint(index, true),
             Event::Starts(proxy) => self.start_proxy(proxy),
             Event::Thaws(proxy) => self.thaws(proxy),
+            Event::Wakes(vm) => self.wakes(vm),
             Event::Drained { vm, root } => self.drained(vm, root),
             Event::Heals => {
                 self.healed = true;
+                for proxy in &self.proxies {
+                    self.faults += proxy.process.borrow_mut().end_conflicts();
+                }
                 self.tell_of("all", "HEALS: from now on nothing goes wrong");
             }
         }
@@ -292,7 +378,9 @@ impl<'a> World<'a> {
             | Event::Leaves(stream)
             | Event::CloseStream(stream)
             | Event::ApplicationAnswers(stream) => self.history.streams[*stream].vm.map(|vm| vm.0),
-            Event::Tick { vm, .. } | Event::QueueReady { vm, .. } | Event::Drained { vm, .. } => Some(vm.0),
+            Event::Tick { vm, .. } | Event::QueueReady { vm, .. } | Event::Drained { vm, .. } | Event::Wakes(vm) => {
+                Some(vm.0)
+            }
             Event::AnswerArrives { call, .. } | Event::TimesOut(call) => Some(self.history.calls[*call].vm.0),
             _ => None,
         }
@@ -319,6 +407,7 @@ impl<'a> World<'a> {
                 self.tell_of(format!("proxy{proxy}"), format!("is frozen for {} ms", for_ns / MS));
                 self.schedule(for_ns, Event::Thaws(proxy));
             }
+            Trouble::Stall { proxy, thread, for_ns } => self.stall(proxy, thread, for_ns),
             Trouble::Reconfigure { proxy, version, how, drain_ns } => self.reconfigure(proxy, version, how, drain_ns),
             Trouble::ClockJump { proxy, by_ns } => {
                 self.proxies[proxy].wall_offset.set(by_ns);
@@ -333,12 +422,15 @@ impl<'a> World<'a> {
             self.count_illegal_events(proxy);
         }
         let participants = self.plan.participants.iter().cloned().zip(self.participants).collect();
-        let shared = self.proxies.iter().map(|proxy| proxy.process.borrow().shared_bytes());
+        let kept = self.proxies.iter().map(|proxy| proxy.process.borrow().kept()).collect();
+        let ticks = self.quiet.take().map(|(_, ticks)| ticks).unwrap_or_default();
+        let restless = ticks.into_iter().filter(|(_, count)| *count > MOST_TICKS_IN_QUIET).map(|(root, _)| root);
         Outcome {
             participants,
             converged,
             open_roots,
-            shared_bytes: shared.collect(),
+            kept,
+            restless: restless.collect(),
             illegal_events: self.illegal_events,
             took: self.clock.now(),
             faults: self.faults,

@@ -38,12 +38,13 @@ impl<'a> View<'a> {
 
     fn check_call(&mut self, call: CallId, record: &'a CallRecord) -> Result<(), String> {
         self.know(record)?;
+        self.check_owner(record)?;
         let saga = self.sagas.get(record.header("saga-id")).ok_or("of no saga")?;
         let step = saga.model.step(record.header("saga-step")).ok_or("of no step of its saga")?;
         check_headers(saga, step, record)?;
         let view = saga.step(&step.name);
         let half = if record.is_compensation() { &view.compensation } else { &view.transaction };
-        self.check_attempt(saga, step, half, record)?;
+        self.check_attempt(step, half, record)?;
         if record.is_compensation() {
             check_compensation(saga, step, &view)
         } else {
@@ -68,25 +69,52 @@ impl<'a> View<'a> {
             model,
             body: serde_json::from_slice(&client.body).unwrap_or(Json::Null),
             vm: record.vm,
+            epoch: record.header("saga-epoch").parse().unwrap_or(0),
+            client: self.history.streams[stream].client,
             began_at: record.at,
             steps: model.steps.iter().map(|step| (step.name.as_str(), StepView::default())).collect(),
             told: None,
+            reply: None,
         };
         self.sagas.insert(id.to_owned(), saga);
+        let proxy = record.vm.0;
+        if let Some(key) = client.start_key()
+            && let Some(other) = self.keys.insert((proxy, self.kills_of(proxy), &client.path, key), id.to_owned())
+        {
+            return Err(format!("under its start key the saga {other} has begun before"));
+        }
         Ok(())
     }
 
-    fn check_attempt(
-        &self,
-        saga: &SagaView<'_>,
-        step: &StepModel,
-        half: &Half,
-        record: &CallRecord,
-    ) -> Result<(), String> {
-        if record.vm != saga.vm {
-            return Err("sent by a VM that has not begun the saga".to_owned());
+    /// A call of a higher epoch takes its saga over, from an owner that is dead or seemed so.
+    fn check_owner(&mut self, record: &'a CallRecord) -> Result<(), String> {
+        let epoch: u32 = record.header("saga-epoch").parse().map_err(|_| "saga-epoch is no number".to_owned())?;
+        let (gone, slow) = (&self.gone, &self.slow);
+        let saga = self.sagas.get_mut(record.header("saga-id")).ok_or("of no saga")?;
+        if epoch < saga.epoch {
+            return Err(format!("its saga is in epoch {}", saga.epoch));
         }
-        let number = half.attempts.len() + 1;
+        if epoch == saga.epoch {
+            return if record.vm == saga.vm {
+                Ok(())
+            } else {
+                Err("sent by a VM that does not own the saga".to_owned())
+            };
+        }
+        let owner = saga.vm;
+        saga.taken_over(record.vm, epoch);
+        if owner.0 != record.vm.0 {
+            return Err("sent by another process than its saga's".to_owned());
+        }
+        // Between two epochs there may have been an owner that sent nothing.
+        if owner != record.vm && !gone.contains_key(&owner) && !slow.contains(&owner) {
+            return Err("taken over from a VM that lives".to_owned());
+        }
+        Ok(())
+    }
+
+    fn check_attempt(&self, step: &StepModel, half: &Half, record: &CallRecord) -> Result<(), String> {
+        let number = half.of_owner().len() + 1;
         if record.header("saga-attempt") != number.to_string() {
             return Err(format!("is attempt {number}"));
         }
@@ -100,8 +128,9 @@ impl<'a> View<'a> {
         if self.now + MS < half.last_ended_at + put_off {
             return Err(format!("comes sooner than {} ms after it was put off", put_off / MS));
         }
+        let slow = self.slow.contains(&record.vm);
         let late = half.last_ended_at + longest + SLACK + self.frozen(record.vm.0);
-        if half.last_ended_at > 0 && self.now > late && number > 1 {
+        if half.last_ended_at > 0 && self.now > late && number > 1 && !slow {
             return Err(format!("comes {} ms after the attempt before", (self.now - half.last_ended_at) / MS));
         }
         Ok(())
@@ -127,25 +156,29 @@ impl<'a> View<'a> {
                 return Err(format!("{} has not succeeded", before.name));
             }
         }
-        if half.came(Came::Success) && self.answers_are_readable() {
+        if half.owner_saw(Came::Success) && self.answers_are_readable() {
             return Err("it has succeeded before".to_owned());
         }
-        let resolving = step.needs_answer() && (half.came(Came::Unknown) || half.came(Came::Success));
+        // An owner before this one may have sent what nobody saw.
+        let may_be_done = half.came(Came::Unknown) || half.came(Came::Success) || saga.epoch > 1;
+        let resolving = step.needs_answer() && may_be_done;
         if resolving {
             return Ok(());
         }
-        if half.came(Came::Refusal) {
+        if half.owner_saw(Came::Refusal) {
             return Err("it was refused before".to_owned());
         }
         if saga.has_failed() {
             return Err("the saga is being compensated".to_owned());
         }
-        if half.attempts.len() >= step.max_attempts() as usize {
+        if half.of_owner().len() >= step.max_attempts() as usize {
             return Err(format!("{} attempts are allowed", step.max_attempts()));
         }
         let deadline = saga.began_at + saga.model.deadline_ms() * MS;
         // The filter counts whole milliseconds.
-        if self.history.calls[call].at > deadline + MS {
+        // The deadline is by wall clock, and another VM's may have jumped.
+        let jumped = saga.epoch > 1 && self.plan.faults.clock_jump > 0.0;
+        if self.history.calls[call].at > deadline + MS && !jumped {
             return Err("the deadline has passed".to_owned());
         }
         Ok(())
@@ -166,12 +199,8 @@ fn check_headers(saga: &SagaView<'_>, step: &StepModel, record: &CallRecord) -> 
     let cluster = call.cluster.as_ref().or(step.transaction.cluster.as_ref());
     let key = format!("{}.{}.{half}", record.header("saga-id"), step.name);
     let action = if half == "c" { "compensation" } else { "transaction" };
-    let expected = [
-        ("saga-name", saga.model.name.as_str()),
-        ("saga-action", action),
-        ("saga-epoch", "1"),
-        ("idempotency-key", key.as_str()),
-    ];
+    let expected =
+        [("saga-name", saga.model.name.as_str()), ("saga-action", action), ("idempotency-key", key.as_str())];
     for (header, expected) in expected {
         if record.header(header) != expected {
             return Err(format!("{header} is {:?}, expected {expected:?}", record.header(header)));
@@ -193,13 +222,13 @@ fn check_compensation(saga: &SagaView<'_>, step: &StepModel, view: &StepView) ->
     if view.transaction.came(Came::NotYet) {
         return Err("an attempt of its transaction is under way".to_owned());
     }
-    if !view.may_be_done(step) {
+    if !view.may_be_done(step) && saga.epoch == 1 {
         return Err("its transaction was certainly not done".to_owned());
     }
     if step.needs_answer() && !view.transaction.came(Came::Success) {
         return Err("its transaction has not answered what it needs".to_owned());
     }
-    if view.is_undone() {
+    if view.compensation.of_owner().last().is_some_and(|(_, came)| *came == Came::Success) {
         return Err("it has succeeded before".to_owned());
     }
     if saga.told == Some("completed") {

@@ -6,16 +6,20 @@ use super::calls::first_steps_are_tried_together;
 use super::view::{Came, SLACK, SagaView, View};
 use super::{Tally, of_saga};
 use crate::simulator::history::{StreamId, Told};
-use crate::simulator::host::Nanos;
-use crate::simulator::plan::MS;
+use crate::simulator::host::{Nanos, text};
+use crate::simulator::journal_view::Kept;
+use crate::simulator::model::SagaModel;
+use crate::simulator::plan::{ClientPlan, MS};
 use crate::simulator::world::Outcome;
 
 /// How much longer than its deadline a saga keeps its client.
 const GRACE_MS: u64 = 5_000;
+/// How long a request takes to arrive.
+const ASKING: Nanos = 100 * MS;
 /// With no more latency than this, no saga comes near its deadline unless something goes wrong.
 const SWIFT: Nanos = 10 * MS;
-/// The filter keeps nothing there.
-const MAX_SHARED_BYTES: usize = 0;
+/// So many VMs have to end before a saga may be suspected of being the cause.
+const ENDS_OF_A_SUSPECT: usize = 3;
 
 impl<'a> View<'a> {
     pub(super) fn told(&mut self, stream: StreamId, told: &'a Told) {
@@ -28,7 +32,7 @@ impl<'a> View<'a> {
         }
     }
 
-    fn check_told(&mut self, stream: StreamId, told: &Told) -> Result<(), String> {
+    fn check_told(&mut self, stream: StreamId, told: &'a Told) -> Result<(), String> {
         let begins = self.model_of(stream).is_some();
         match told {
             Told::Cut(_) => return Ok(()),
@@ -39,6 +43,11 @@ impl<'a> View<'a> {
         }
         let request_id = self.history.streams[stream].request_id.as_str();
         let saga = self.saga_of.get(request_id).cloned();
+        if let (None, Told::Answer { headers, .. }) = (&saga, told)
+            && let Some(other) = text(headers, "saga-id").filter(|id| self.sagas.contains_key(*id))
+        {
+            return self.check_repeated(stream, other, told);
+        }
         let Some((status, id)) = of_saga(told) else {
             return if saga.is_some() {
                 Err("its saga has begun".to_owned())
@@ -52,26 +61,70 @@ impl<'a> View<'a> {
             return Err(format!("its saga is {known}"));
         }
         let now = self.now;
-        let frozen = self.frozen(self.history.streams[stream].vm.map_or(0, |vm| vm.0));
+        let vm = self.history.streams[stream].vm.unwrap_or_default();
+        let (frozen, slow) = (self.frozen(vm.0), self.slow.contains(&vm));
         let Some(saga) = self.sagas.get_mut(id) else { return Ok(()) };
         let may_wait = (saga.model.deadline_ms() + GRACE_MS) * MS;
         let waited = now - saga.began_at;
-        if waited > may_wait + SLACK + frozen {
+        if waited > may_wait + SLACK + frozen && !slow {
             return Err(format!("waited {} ms", waited / MS));
         }
         match status {
             "completed" => {
                 saga.told = Some("completed");
+                saga.reply = body_of(told);
                 is_completed(saga)?;
                 check_reply(saga, id, told)
             }
             "compensated" => {
                 saga.told = Some("compensated");
+                saga.reply = body_of(told);
                 is_compensated(saga)
             }
-            "running" | "compensating" if waited + MS < may_wait => Err(format!("waited only {} ms", waited / MS)),
+            "running" | "compensating" if waited + MS < may_wait && !slow => {
+                Err(format!("waited only {} ms", waited / MS))
+            }
             "running" | "compensating" => Ok(()),
             other => Err(format!("{other:?} is no state of a saga")),
+        }
+    }
+
+    /// A client that asks again under its key gets the saga of the request before.
+    fn check_repeated(&mut self, stream: StreamId, id: &str, told: &'a Told) -> Result<(), String> {
+        let Told::Answer { headers, body, .. } = told else { return Ok(()) };
+        let record = &self.history.streams[stream];
+        let vm = record.vm.unwrap_or_default();
+        let (asked, slow) = (self.requested_at.get(&stream).copied().unwrap_or(0), self.slow.contains(&vm));
+        let lenient = slow || self.frozen(vm.0) > 0;
+        let (plan, now) = (self.plan, self.now);
+        // By the definition that is served now.
+        let deadline_ms = self.model_of(stream).map_or(0, SagaModel::deadline_ms);
+        let may_wait = (deadline_ms + GRACE_MS) * MS;
+        let Some(saga) = self.sagas.get_mut(id) else { return Ok(()) };
+        let (this, first) = (&plan.clients[record.client], &plan.clients[saga.client]);
+        if this.start_key().is_none() || this.start_key() != first.start_key() || this.body != first.body {
+            return Err("that is the saga of another request".to_owned());
+        }
+        let waited = now - asked;
+        match text(headers, "saga-status").unwrap_or_default() {
+            end @ ("completed" | "compensated") => {
+                if text(headers, "idempotency-replayed") != Some("true") {
+                    return Err("it does not say that it is told again".to_owned());
+                }
+                let end = if end == "completed" { "completed" } else { "compensated" };
+                if saga.told.is_some_and(|told| told != end) {
+                    return Err(format!("before it was told {:?}", saga.told));
+                }
+                saga.told = Some(end);
+                let same = saga.reply.get_or_insert_with(|| body.clone());
+                if same != body {
+                    return Err("before it was told something else".to_owned());
+                }
+                if end == "completed" { is_completed(saga) } else { is_compensated(saga) }
+            }
+            _ if waited + MS < may_wait && !lenient => Err(format!("waited only {} ms", waited / MS)),
+            _ if waited > may_wait + SLACK + ASKING && !lenient => Err(format!("waited {} ms", waited / MS)),
+            _ => Ok(()),
         }
     }
 
@@ -89,8 +142,15 @@ impl<'a> View<'a> {
             400 if lacks => Ok(()),
             413 if too_large => Ok(()),
             503 if scarce && retry_after => Ok(()),
+            422 if self.shares_key(client) => Ok(()),
             _ => Err("there is no reason to refuse its request".to_owned()),
         }
+    }
+
+    /// Another client asks for something else under the same key.
+    fn shares_key(&self, client: &ClientPlan) -> bool {
+        let others = self.plan.clients.iter().filter(|other| other.start_key() == client.start_key());
+        client.start_key().is_some() && others.filter(|other| other.body != client.body).count() > 0
     }
 
     /// A saga that sends nothing: because it skips every step, or all before one that cannot be sent.
@@ -117,8 +177,13 @@ impl<'a> View<'a> {
         if outcome.illegal_events > 0 {
             self.wrong(format!("{} events did not fit their sagas", outcome.illegal_events));
         }
-        if let Some(bytes) = outcome.shared_bytes.iter().find(|bytes| **bytes > MAX_SHARED_BYTES) {
-            self.wrong(format!("{bytes} bytes are left in shared data"));
+        for (proxy, kept) in outcome.kept.iter().enumerate() {
+            if let Some(what) = self.check_kept(proxy, kept) {
+                self.wrong(format!("proxy{proxy}: {what}"));
+            }
+        }
+        for (vm, root) in &outcome.restless {
+            self.wrong(format!("root {root} of {vm:?} has timers in the end"));
         }
         self.check_streams();
         let mut tally = Tally::default();
@@ -130,6 +195,18 @@ impl<'a> View<'a> {
             }
         }
         tally
+    }
+
+    fn check_kept(&self, proxy: usize, kept: &Kept) -> Option<String> {
+        if let Some(saga) = kept.open.first() {
+            return Some(format!("saga {saga} is left open"));
+        }
+        if let Some(key) = kept.unreadable.first() {
+            return Some(format!("{key} cannot be read"));
+        }
+        let ended = self.gone.keys().filter(|vm| vm.0 == proxy).count();
+        let saga = kept.set_aside.first().filter(|_| ended < ENDS_OF_A_SUSPECT);
+        saga.map(|saga| format!("saga {saga} was set aside, though only {ended} VMs have ended"))
     }
 
     /// Everybody who stayed was told something, unless the VM of the stream has gone.
@@ -156,8 +233,9 @@ impl<'a> View<'a> {
                 to_undo.push(step.name.as_str());
             }
         }
-        let lost = self.is_lost(saga);
-        if !lost {
+        let set_aside = outcome.kept.iter().any(|kept| kept.set_aside.iter().any(|other| other == id));
+        let lost = self.is_lost(saga) || set_aside;
+        if !lost && saga.epoch == 1 {
             first_steps_are_tried_together(saga)?;
         }
         let asked = saga.model.steps.iter().filter(|step| !saga.skips(step)).count();
@@ -180,6 +258,10 @@ impl<'a> View<'a> {
         }
         Ok(())
     }
+}
+
+fn body_of(told: &Told) -> Option<Vec<u8>> {
+    if let Told::Answer { body, .. } = told { Some(body.clone()) } else { None }
 }
 
 fn is_completed(saga: &SagaView<'_>) -> Result<(), String> {

@@ -33,9 +33,33 @@ pub(super) struct Half {
     pub(super) last_ended_at: Nanos,
     /// For how long the participant has asked to be left alone after the last attempt.
     pub(super) put_off: Nanos,
+    /// So many of the attempts are of owners before this one, who have told nobody what they came to.
+    pub(super) before: usize,
 }
 
 impl Half {
+    /// The attempts of the present owner.
+    pub(super) fn of_owner(&self) -> &[(CallId, Came)] {
+        self.attempts.get(self.before..).unwrap_or_default()
+    }
+
+    /// To the knowledge of the present owner.
+    pub(super) fn owner_saw(&self, came: Came) -> bool {
+        self.of_owner().iter().any(|(_, other)| *other == came)
+    }
+
+    /// Another owner: what was under way is unknown to it, and it counts anew.
+    fn taken_over(&mut self) {
+        for (_, came) in &mut self.attempts {
+            if *came == Came::NotYet {
+                *came = Came::Unknown;
+            }
+        }
+        self.before = self.attempts.len();
+        self.last_ended_at = 0;
+        self.put_off = 0;
+    }
+
     pub(super) fn came(&self, came: Came) -> bool {
         self.attempts.iter().any(|(_, other)| *other == came)
     }
@@ -71,11 +95,17 @@ impl StepView {
 pub(super) struct SagaView<'a> {
     pub(super) model: &'a SagaModel,
     pub(super) body: Json,
+    /// Who owns it.
     pub(super) vm: VmId,
+    /// Raised with every owner.
+    pub(super) epoch: u32,
+    pub(super) client: usize,
     pub(super) began_at: Nanos,
     pub(super) steps: BTreeMap<&'a str, StepView>,
     /// The end that a client was told.
     pub(super) told: Option<&'static str>,
+    /// What was in that answer: who asks again is told the same.
+    pub(super) reply: Option<Vec<u8>>,
 }
 
 impl SagaView<'_> {
@@ -87,13 +117,23 @@ impl SagaView<'_> {
         self.steps.get(name).cloned().unwrap_or_default()
     }
 
+    /// Another VM has it from now on.
+    pub(super) fn taken_over(&mut self, vm: VmId, epoch: u32) {
+        (self.vm, self.epoch) = (vm, epoch);
+        for step in self.steps.values_mut() {
+            step.transaction.taken_over();
+            step.compensation.taken_over();
+        }
+    }
+
     pub(super) fn any_compensation(&self) -> bool {
         self.steps.values().any(|step| !step.compensation.attempts.is_empty())
     }
 
     /// Some step can never succeed any more: no new transaction may be sent.
     pub(super) fn has_failed(&self) -> bool {
-        let refused = |step: &StepView| step.transaction.came(Came::Refusal) && !step.transaction.came(Came::Unknown);
+        let refused =
+            |step: &StepView| step.transaction.owner_saw(Came::Refusal) && !step.transaction.came(Came::Unknown);
         self.steps.values().any(refused) || self.any_compensation()
     }
 }
@@ -111,6 +151,13 @@ pub(super) struct View<'a> {
     pub(super) told: BTreeMap<StreamId, (Nanos, &'a Told)>,
     pub(super) left: BTreeSet<StreamId>,
     pub(super) gone: BTreeMap<VmId, &'a str>,
+    /// VMs that did nothing for a while, and may have been taken for dead.
+    pub(super) slow: BTreeSet<VmId>,
+    /// When the processes of proxies were killed.
+    kills: BTreeSet<(usize, Nanos)>,
+    pub(super) requested_at: BTreeMap<StreamId, Nanos>,
+    /// The saga that has begun under a key: by proxy, how often that was killed before, path and key.
+    pub(super) keys: BTreeMap<(usize, usize, &'a str, &'a [u8]), String>,
     pub(super) violations: Vec<Violation>,
 }
 
@@ -127,6 +174,10 @@ impl<'a> View<'a> {
             told: BTreeMap::new(),
             left: BTreeSet::new(),
             gone: BTreeMap::new(),
+            slow: BTreeSet::new(),
+            kills: BTreeSet::new(),
+            requested_at: BTreeMap::new(),
+            keys: BTreeMap::new(),
             violations: Vec::new(),
         }
     }
@@ -165,6 +216,9 @@ impl<'a> View<'a> {
             _ => came_of(ended),
         };
         let Some(half) = self.half(record) else { return };
+        if !half.of_owner().iter().any(|(other, _)| *other == call) {
+            return;
+        }
         half.last_ended_at = now;
         half.put_off = if let Ended::PutOff(_, after_s) = ended { Nanos::from(*after_s) * SECOND } else { 0 };
         if let Some((_, last)) = half.attempts.iter_mut().find(|(other, _)| *other == call) {
@@ -202,13 +256,32 @@ impl<'a> View<'a> {
 
     pub(super) fn vm_gone(&mut self, vm: VmId, why: &'a str) {
         self.gone.insert(vm, why);
+        if why == KILLED {
+            self.kills.insert((vm.0, self.now));
+        }
     }
 
-    /// The saga's memory was lost.
+    pub(super) fn stalled(&mut self, vm: VmId) {
+        self.slow.insert(vm);
+    }
+
+    pub(super) fn requested(&mut self, stream: StreamId) {
+        self.requested_at.insert(stream, self.now);
+    }
+
+    /// How often the process of a proxy has been killed.
+    pub(super) fn kills_of(&self, proxy: usize) -> usize {
+        self.kills.range((proxy, 0)..(proxy + 1, 0)).count()
+    }
+
+    /// The saga was lost with its process.
     pub(super) fn is_lost(&self, saga: &SagaView<'_>) -> bool {
-        self.gone.get(&saga.vm).is_some_and(|why| *why != "replaced, and done")
+        self.kills.range((saga.vm.0, saga.began_at)..(saga.vm.0 + 1, 0)).next().is_some()
     }
 }
+
+/// Why a VM has gone whose process was killed.
+const KILLED: &str = "killed with its process";
 
 /// From the documentation's table of outcomes.
 fn came_of(ended: &Ended) -> Came {

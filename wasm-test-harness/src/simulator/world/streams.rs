@@ -7,10 +7,13 @@ use rand::RngCore;
 
 use super::{Event, World};
 use crate::simulator::history::{Happening, StreamId, StreamRecord, Told, VmId};
-use crate::simulator::host::{Headers, StreamData, text};
+use crate::simulator::host::{Headers, Nanos, StreamData, text};
 use crate::simulator::plan::{ClientPlan, MS, SECOND};
 use crate::simulator::process::ContextId;
 use crate::simulator::vm::Action;
+
+/// A little more than the longest deadline of a generated saga and the time that its client is kept after that.
+const LONGEST_ANSWER: Nanos = 30 * SECOND;
 
 /// A request of a client that a proxy serves.
 pub(super) struct Stream {
@@ -33,7 +36,8 @@ impl World<'_> {
     pub(super) fn client_asks(&mut self, client: usize, repeat: u32) {
         let plan = self.plan.clients[client].clone();
         let up = self.proxies[plan.proxy].up;
-        let vm = if up { self.serving_vm(plan.proxy, plan.worker) } else { None };
+        let worker = plan.worker_of(repeat, self.plan.proxies[plan.proxy].workers);
+        let vm = if up { self.serving_vm(plan.proxy, worker) } else { None };
         let stream = self.open_stream(client, repeat, vm, &plan);
         let Some(vm) = vm else {
             let why = if up { "its worker has no VM" } else { "the proxy is down" };
@@ -51,7 +55,9 @@ impl World<'_> {
                 vm.create_stream(context, root)
             });
         }
-        if let Some(after) = plan.leaves_after {
+        // Who has a key asks again some time after it should have been answered: its VM may have gone.
+        let patience = plan.start_key().map(|_| LONGEST_ANSWER);
+        if let Some(after) = plan.leaves_after.or(patience) {
             self.schedule(after, Event::Leaves(stream));
         }
         let ends = plan.body.is_empty() && !plan.trailers;

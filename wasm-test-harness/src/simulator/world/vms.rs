@@ -1,6 +1,7 @@
 //! The VMs of the proxies: their callbacks and what comes of them, their starts and ends, and new configurations.
 
 use std::cell::RefCell;
+use std::collections::VecDeque;
 use std::rc::Rc;
 
 use serde_json::{Value as Json, json};
@@ -13,7 +14,7 @@ use crate::simulator::process::{ClusterState, ContextId, Process};
 use crate::simulator::vm::{Trapped, Vm};
 
 /// The main thread has two VMs: Envoy checks a configuration in one, and serves what is not of a worker from another.
-pub(super) const MAIN_VMS: usize = 2;
+pub const MAIN_VMS: usize = 2;
 /// Envoy makes no new VM sooner than this after a trap.
 const RELOAD_BACK_OFF: Nanos = SECOND;
 
@@ -30,6 +31,10 @@ pub(super) struct Slot {
     /// It ends with its last root: another has taken its place.
     replaced: bool,
     thrown_away: bool,
+    /// Its thread is busy until then.
+    pub(super) stalled_until: Nanos,
+    /// What it has missed meanwhile, in the order in which it was due.
+    pub(super) missed: VecDeque<Event>,
 }
 
 struct Root {
@@ -48,6 +53,11 @@ impl Slot {
 
     pub(super) fn is_alive(&self) -> bool {
         self.vm.is_some()
+    }
+
+    /// Also while it catches up.
+    pub(super) fn is_stalled(&self, now: Nanos) -> bool {
+        self.stalled_until > now || !self.missed.is_empty()
     }
 }
 
@@ -149,6 +159,23 @@ impl World<'_> {
             self.proxies[vm.0].process.borrow_mut().remove_vm(vm.1);
             self.tell(Happening::VmGone(vm, why));
         }
+        // What it has missed finds nobody.
+        self.slot(vm).stalled_until = 0;
+        while let Some(event) = self.slot(vm).missed.pop_front() {
+            self.act(event);
+        }
+    }
+
+    pub(super) fn stall(&mut self, proxy: usize, thread: usize, for_ns: Nanos) {
+        let Some(index) = self.proxies[proxy].threads.get(thread).copied() else { return };
+        let vm = (proxy, index);
+        if !self.proxies[proxy].up || !self.slot(vm).is_alive() {
+            return;
+        }
+        let until = self.now() + for_ns;
+        self.slot(vm).stalled_until = until.max(self.slot(vm).stalled_until);
+        self.tell(Happening::Stalled(vm, until));
+        self.schedule(for_ns, Event::Wakes(vm));
     }
 
     pub(super) fn order_trap(&mut self, proxy: usize, worker: usize, host_calls: u64) {
@@ -175,6 +202,9 @@ impl World<'_> {
     pub(super) fn start_proxy(&mut self, proxy: usize) {
         let clusters = self.plan.participants.iter().map(String::as_str);
         self.proxies[proxy].process = Rc::new(RefCell::new(Process::new(clusters)));
+        let rate = if self.healed { 0.0 } else { self.plan.faults.cas_conflict };
+        let conflicts = self.seed ^ (proxy as u64) << 8 ^ self.now();
+        self.proxies[proxy].process.borrow_mut().set_conflicts(rate, conflicts);
         self.proxies[proxy].up = true;
         self.proxies[proxy].threads = vec![0; MAIN_VMS + self.plan.proxies[proxy].workers];
         self.tell_of(format!("proxy{proxy}"), "starts");
@@ -205,6 +235,8 @@ impl World<'_> {
             trapped_at: None,
             replaced: false,
             thrown_away: false,
+            stalled_until: 0,
+            missed: VecDeque::new(),
         });
         self.proxies[proxy].threads[thread] = vm.1;
         if let Some(trap) = trap {
