@@ -109,8 +109,8 @@ impl From<Orphan> for Resume {
 /// What has come of a look at the other owners.
 #[derive(Clone, Debug, Default)]
 pub struct Tick {
-    /// Others have taken this VM for dead: the sagas that it had are theirs.
-    pub deposed: bool,
+    /// Others have taken this VM for dead: these sagas are theirs.
+    pub lost: Vec<SagaId>,
     /// To be resumed here.
     pub orphans: Vec<Orphan>,
     /// Sagas that have been set aside, each with the reason.

@@ -1,17 +1,18 @@
 //! Sagas that come from other VMs, and those that go to them.
 
+use std::collections::HashSet;
 use std::sync::Arc;
 
 use super::{Coordinator, Counter, Host, Key};
 use crate::journal::{Journal, Orphan};
-use crate::saga::{Millis, Problem, Saga};
+use crate::saga::{Millis, Problem, Saga, SagaId};
 
 impl<J: Journal> Coordinator<J> {
     /// Shows others that this VM lives, and resumes the sagas of those that do not.
     pub(super) fn look_at_owners(&mut self, host: &mut impl Host, now: Millis) {
         let tick = self.journal.tick(host, now);
-        if tick.deposed {
-            self.deposed(host);
+        if !tick.lost.is_empty() {
+            self.lost(host, &tick.lost);
         }
         for orphan in tick.orphans {
             self.resume(host, orphan, now);
@@ -38,11 +39,13 @@ impl<J: Journal> Coordinator<J> {
         }
     }
 
-    /// Others have taken this VM for dead: whatever it has belongs to them.
-    fn deposed(&mut self, host: &mut impl Host) {
-        let mut keys: Vec<Key> = self.sagas.keys().copied().collect();
+    /// Others have taken this VM for dead, and these sagas with it. Some may have gone already.
+    fn lost(&mut self, host: &mut impl Host, lost: &[SagaId]) {
+        let lost: HashSet<&str> = lost.iter().map(String::as_str).collect();
+        let of_lost = self.sagas.iter().filter(|(_, entry)| lost.contains(entry.saga.id()));
+        let mut keys: Vec<Key> = of_lost.map(|(key, _)| *key).collect();
         keys.sort_unstable();
-        log::warn!("this VM was taken for dead: its {} sagas go on elsewhere", keys.len());
+        log::warn!("this VM was taken for dead: {} sagas go on elsewhere", lost.len());
         for key in keys {
             self.goes_on_elsewhere(host, key);
         }

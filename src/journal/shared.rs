@@ -52,8 +52,8 @@ pub struct SharedJournal {
     base_name: String,
     /// How often this VM has been taken for dead.
     deposed: u32,
-    /// That has not been told yet.
-    was_deposed: bool,
+    /// The sagas that others have taken over since the last tick.
+    lost: Vec<String>,
     configuration: Vec<u8>,
     bounds: definition::Retained,
     own: Option<OwnRow>,
@@ -92,7 +92,7 @@ impl SharedJournal {
         SharedJournal {
             base_name: name,
             deposed: 0,
-            was_deposed: false,
+            lost: Vec::new(),
             configuration,
             bounds,
             own: None,
@@ -288,10 +288,9 @@ impl SharedJournal {
 
     /// Others have taken this VM for dead: nothing of what it did is its own any more. It goes on under another name.
     fn depose(&mut self) {
-        self.was_deposed = true;
         self.deposed = self.deposed.saturating_add(1);
         self.own = None;
-        self.places.clear();
+        self.lost.extend(self.places.drain().map(|(saga, _)| saga));
         self.retained = Retained::default();
         self.taken.clear();
         self.suspects.clear();
@@ -341,7 +340,7 @@ impl Journal for SharedJournal {
         if self.own.is_some() && !self.write_row(store, beats) {
             self.depose();
         }
-        tick.deposed = std::mem::take(&mut self.was_deposed);
+        tick.lost = std::mem::take(&mut self.lost);
         self.take_over(store, &mut tick);
         self.resume_a_suspect(store, &mut tick);
         self.forget_past(store, now);

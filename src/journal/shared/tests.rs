@@ -113,7 +113,7 @@ fn live(journals: &mut [&mut SharedJournal], shared: &mut Shared, beats: u32) ->
         for journal in journals.iter_mut() {
             let due = journal.next_due();
             let tick = journal.tick(shared, due);
-            all.deposed |= tick.deposed;
+            all.lost.extend(tick.lost);
             all.orphans.extend(tick.orphans);
             all.quarantined.extend(tick.quarantined);
         }
@@ -201,7 +201,7 @@ fn a_vm_that_beats_keeps_its_sagas() {
     begin(&mut a, &mut shared, "s1");
     begin(&mut b, &mut shared, "s2");
     let tick = live(&mut [&mut a, &mut b], &mut shared, 50);
-    assert!(tick.orphans.is_empty() && !tick.deposed);
+    assert!(tick.orphans.is_empty() && tick.lost.is_empty());
     assert_eq!(write(&mut a, &mut shared, "s1", 1, &compensating(2)), Acknowledgement::Written);
 }
 
@@ -238,9 +238,9 @@ fn a_vm_that_was_only_slow_does_nothing_for_what_is_not_its_own_any_more() {
     // It goes on as another.
     begin(&mut a, &mut shared, "s2");
     assert!(a.owns(&mut shared, "s2") && !a.owns(&mut shared, "s1"));
-    assert!(live(&mut [&mut a], &mut shared, 1).deposed, "it is told");
+    assert_eq!(live(&mut [&mut a], &mut shared, 1).lost, ["s1"], "and not what it has begun since");
     let tick = live(&mut [&mut a, &mut b], &mut shared, 20);
-    assert!(!tick.deposed && tick.orphans.is_empty());
+    assert!(tick.lost.is_empty() && tick.orphans.is_empty());
 }
 
 #[test]
@@ -248,7 +248,7 @@ fn a_slow_vm_learns_from_its_beat_that_it_was_taken_for_dead() {
     let (mut shared, mut a, mut b) = (Shared::default(), vm("a"), vm("b"));
     begin(&mut a, &mut shared, "s1");
     live(&mut [&mut b], &mut shared, 10);
-    assert!(live(&mut [&mut a], &mut shared, 1).deposed);
+    assert_eq!(live(&mut [&mut a], &mut shared, 1).lost, ["s1"]);
 }
 
 #[test]
@@ -273,7 +273,7 @@ fn a_conflict_is_no_loss_where_nobody_else_has_it() {
     }
     begin(&mut a, &mut shared, "s2");
     shared.conflicts.set(3);
-    assert!(!live(&mut [&mut a], &mut shared, 1).deposed);
+    assert!(live(&mut [&mut a], &mut shared, 1).lost.is_empty());
 }
 
 #[test]

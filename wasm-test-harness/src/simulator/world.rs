@@ -133,6 +133,8 @@ pub struct World<'a> {
     stream_of: BTreeMap<(VmId, ContextId), StreamId>,
     /// Steps of sagas whose VM was told of their success.
     known_done: BTreeSet<(String, String)>,
+    /// Which VMs have sent the compensations of steps of sagas: another cannot know what came of it.
+    undone_by: BTreeMap<(String, String), BTreeSet<VmId>>,
     healed: bool,
     faults: u64,
     illegal_events: i64,
@@ -182,6 +184,7 @@ impl<'a> World<'a> {
             streams: Vec::new(),
             stream_of: BTreeMap::new(),
             known_done: BTreeSet::new(),
+            undone_by: BTreeMap::new(),
             healed: false,
             faults: 0,
             illegal_events: 0,

@@ -230,7 +230,8 @@ impl<'a> View<'a> {
     fn need_not_exist(&self, record: &CallRecord) -> bool {
         let saga = self.sagas.get(record.header("saga-id"));
         let step = saga.map(|saga| saga.step(record.header("saga-step"))).unwrap_or_default();
-        !step.transaction.came(Came::Success) || step.compensation.came(Came::Unknown)
+        let sent_before = step.compensation.before > 0;
+        !step.transaction.came(Came::Success) || step.compensation.came(Came::Unknown) || sent_before
     }
 
     pub(super) fn dealt(&mut self, call: CallId, deed: Deed) {

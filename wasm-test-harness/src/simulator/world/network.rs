@@ -25,6 +25,10 @@ impl World<'_> {
         if timeout > 0 {
             self.schedule(timeout, Event::TimesOut(call));
         }
+        let record = &self.history.calls[call];
+        if record.is_compensation() {
+            self.undone_by.entry(step(record)).or_default().insert(record.vm);
+        }
         let faults = self.plan.faults.clone();
         let latency = self.latency();
         if self.participants[index].down > 0 {
@@ -70,8 +74,10 @@ impl World<'_> {
         if self.participants[index].busy.contains(&key) {
             return self.deal(call, copy, Answer::error(409, "it is being worked on"), Deed::Nothing);
         }
+        let others = self.undone_by.get(&step(&record)).is_some_and(|vms| vms.iter().any(|vm| *vm != record.vm));
         if self.known_done.contains(&step(&record))
             && record.is_compensation()
+            && !others
             && self.strikes(self.plan.faults.route_missing)
         {
             return self.deal(call, copy, Answer::error(404, "no route"), Deed::Nothing);
