@@ -84,6 +84,30 @@ faults! {
     /// A saga ends as compensated once its compensations are sent, whatever becomes of them.
     CompensationsNotAwaited = "compensations-not-awaited",
 
+    // The journal.
+    /// That a step is about to be sent is not recorded, unless it is one of the first.
+    IntentNotJournaled = "intent-not-journaled",
+    /// Who takes a saga over leaves its epoch as it was.
+    EpochNotRaised = "epoch-not-raised",
+    /// A VM is dead to the others as soon as they have seen its beat once unchanged.
+    TakenOverTooSoon = "taken-over-too-soon",
+    /// The sagas of a dead VM stay where they are.
+    NeverTakenOver = "never-taken-over",
+    /// Who takes a saga over takes what was in flight for not sent.
+    InFlightTakenForNotSent = "in-flight-taken-for-not-sent",
+    /// Who takes a saga over goes on under the definition that it has itself.
+    ResumedUnderOwnDefinition = "resumed-under-own-definition",
+    /// A saga that has ended stays in its slot.
+    SlotNotEmptied = "slot-not-emptied",
+    /// A saga that was begun in a row that had been taken over stays in it.
+    BegunInLostRow = "begun-in-lost-row",
+    /// Start keys are not read.
+    StartKeyIgnored = "start-key-ignored",
+    /// Another request under the same start key gets the saga of the first.
+    RequestUnderKeyNotCompared = "request-under-key-not-compared",
+    /// The answer of a saga is forgotten as it ends.
+    ReplyNotRetained = "reply-not-retained",
+
     // Clients.
     /// A client is told `completed` while the last step is still in flight; the saga goes on.
     ToldBeforeDone = "told-before-done",

@@ -299,7 +299,10 @@ impl Saga {
         if !awaited {
             return;
         }
-        let changes = std::mem::take(&mut self.unwritten);
+        let mut changes = std::mem::take(&mut self.unwritten);
+        if planted(Planted::IntentNotJournaled) && next > 1 {
+            changes.retain(|change| !matches!(change, Change::InFlight { .. }));
+        }
         self.outstanding = Some(next);
         self.next_sequence = next.saturating_add(1);
         self.actions.push(Action::Write(Record { version: RECORD_VERSION, sequence: next, changes }));

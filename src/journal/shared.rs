@@ -22,6 +22,7 @@ use std::collections::{BTreeMap, BTreeSet, HashMap, VecDeque};
 
 use super::{Acknowledgement, Entry, Found, Journal, Orphan, SharedData, StartKey, Tick, Version};
 use crate::definition;
+use crate::planted::{Planted, planted};
 use crate::saga::Millis;
 
 mod index;
@@ -176,12 +177,15 @@ impl SharedJournal {
             slot.end(entry.record, entry.now);
         }
         for _ in 0..MAX_TRIES {
-            self.still_lives(store);
+            let lost = planted(Planted::BegunInLostRow);
+            if !lost {
+                self.still_lives(store);
+            }
             slot.head.owner = self.name();
             let Some((place, read)) = self.free_place(store) else { continue };
             if store.set_shared(&slot_key(place.row, place.slot), &slot.encode(), read).is_err() {
                 self.release(store, place);
-            } else if self.still_lives(store) {
+            } else if lost || self.still_lives(store) {
                 return self.begun(store, entry, place, &slot);
             } else if !empty(store, place, &slot) {
                 return Acknowledgement::Lost;
@@ -212,8 +216,9 @@ impl SharedJournal {
     /// A saga that has ended is remembered for its start key.
     fn retain(&mut self, store: &mut impl SharedData, slot: &Slot, place: Place, now: Millis) {
         let (Some(start), Some(ended)) = (&slot.head.start, &slot.head.ended) else { return };
+        let ended_at = if planted(Planted::ReplyNotRetained) { 0 } else { ended.at };
         let bytes = slot.encode().len();
-        self.retained.add(ended.at, slot.head.saga.clone(), start.clone(), place, bytes);
+        self.retained.add(ended_at, slot.head.saga.clone(), start.clone(), place, bytes);
         self.forget_past(store, now);
     }
 
@@ -248,6 +253,8 @@ impl SharedJournal {
                 slot.append(entry.record);
             } else if slot.head.start.is_some() {
                 slot.end(entry.record, entry.now);
+            } else if planted(Planted::SlotNotEmptied) {
+                slot.append(entry.record);
             } else {
                 return Some(Vec::new());
             }
@@ -373,16 +380,22 @@ fn empty(store: &mut impl SharedData, place: Place, slot: &Slot) -> bool {
     })
 }
 
-/// Takes a row that is free or does not exist.
+/// Takes a row that is free or does not exist. A row is passed over only where another VM has it: who looks at all rows
+/// stops at the first that does not exist.
 fn claim(store: &mut impl SharedData, number: u32, row: &Row) -> bool {
-    let read = match store.shared(&row_key(number)) {
-        None => None,
-        Some((bytes, version)) => match Row::parse(&bytes) {
-            Some(Row { state: RowState::Free, .. }) => Some(version),
-            _ => return false,
-        },
-    };
-    store.set_shared(&row_key(number), &row.encode(), read).is_ok()
+    for _ in 0..MAX_TRIES {
+        let read = match store.shared(&row_key(number)) {
+            None => None,
+            Some((bytes, version)) => match Row::parse(&bytes) {
+                Some(Row { state: RowState::Free, .. }) => Some(version),
+                _ => return false,
+            },
+        };
+        if store.set_shared(&row_key(number), &row.encode(), read).is_ok() {
+            return true;
+        }
+    }
+    false
 }
 
 /// Writes a value whatever it was.

@@ -11,6 +11,7 @@ use sha2::{Digest, Sha256};
 
 use crate::definition::Definition;
 use crate::facts::ClientRequest;
+use crate::planted::{Planted, planted};
 use crate::template::{Facts, RenderError};
 
 /// What a request is known by.
@@ -35,7 +36,7 @@ impl StartKey {
                 expression.evaluate_string(&facts)?.into_bytes()
             }
         };
-        if key.is_empty() {
+        if key.is_empty() || planted(Planted::StartKeyIgnored) {
             return Ok(None);
         }
         let host = request.host.to_ascii_lowercase();

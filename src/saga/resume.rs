@@ -11,6 +11,7 @@ use super::call::Request;
 use super::record::Progress;
 use super::{Action, Millis, Saga, SagaState, StepState};
 use crate::definition::{Definition, StepIndex};
+use crate::planted::{Planted, planted};
 
 /// What a saga is resumed from.
 #[derive(Clone, Debug)]
@@ -98,7 +99,7 @@ impl Saga {
         match state {
             StepState::InFlight => {
                 runtime.early_compensation = early_compensation;
-                runtime.transaction.saw_unknown = true;
+                runtime.transaction.saw_unknown = !planted(Planted::InFlightTakenForNotSent);
                 runtime.transaction.reason = OWNER_GONE.to_owned();
                 // While the saga compensates only what must be known to undo it is asked for again; the rest settles.
                 runtime.resolving = compensating && needs_answer;

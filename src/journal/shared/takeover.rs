@@ -10,6 +10,7 @@ use super::{MAX_ROWS, MAX_TRIES, Place, SharedJournal, index};
 use crate::config;
 use crate::definition::Definition;
 use crate::journal::{Journal, Orphan, SharedData, Tick, Version};
+use crate::planted::{Planted, planted};
 use crate::saga::record::{Change, Progress, Record};
 
 /// A VM is dead when its beat has not changed over so many of ours.
@@ -64,7 +65,7 @@ impl SharedJournal {
                 RowState::Left => true,
                 RowState::Free => false,
             };
-            if !abandoned || Some(*number) == own {
+            if !abandoned || Some(*number) == own || planted(Planted::NeverTakenOver) {
                 continue;
             }
             let owner = match &row.state {
@@ -85,7 +86,7 @@ impl SharedJournal {
         let seen = self.watched.get(&number).filter(|seen| seen.vm == row.vm && seen.beat == row.beat);
         let unchanged = seen.map_or(0, |seen| seen.unchanged.saturating_add(1));
         self.watched.insert(number, Watched { vm: row.vm.clone(), beat: row.beat, unchanged });
-        unchanged >= DEAD_AFTER_BEATS
+        unchanged >= if planted(Planted::TakenOverTooSoon) { 1 } else { DEAD_AFTER_BEATS }
     }
 
     /// `died_at` is the last beat of whoever had the row until now; none where nobody knows any more.
@@ -105,7 +106,9 @@ impl SharedJournal {
             return;
         }
         log::warn!("the VM {} is dead: its sagas are taken over", row.vm);
-        let definitions = definitions(store, number);
+        let own = self.own.as_ref().map_or(number, |own| own.number);
+        let row_of = if planted(Planted::ResumedUnderOwnDefinition) { own } else { number };
+        let definitions = definitions(store, row_of);
         let mut taken = TakenRow { open: BTreeSet::new() };
         for slot in 0..row.slots {
             let place = Place { row: number, slot };
@@ -163,7 +166,8 @@ impl SharedJournal {
                 head.suspicion = if soon { head.suspicion.saturating_add(1) } else { 0 };
             }
             head.owner = self.name();
-            head.epoch = head.epoch.saturating_add(1);
+            let raise = u32::from(!planted(Planted::EpochNotRaised));
+            head.epoch = head.epoch.saturating_add(raise);
             head.resumed = (head.suspicion == 0).then_some(beat);
             if store.set_shared(&key, &slot.encode(), Some(version)).is_ok() {
                 let ended = slot.head.ended.is_some();

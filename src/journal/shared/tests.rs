@@ -272,6 +272,7 @@ fn a_conflict_is_no_loss_where_nobody_else_has_it() {
         assert_eq!(write(&mut a, &mut shared, "s1", 1, record), Acknowledgement::Written, "{sequence}");
     }
     begin(&mut a, &mut shared, "s2");
+    assert_eq!(shared.sagas(), ["sagabox/vm/0/saga/0"], "no row was passed over");
     shared.conflicts.set(3);
     assert!(live(&mut [&mut a], &mut shared, 1).lost.is_empty());
 }
