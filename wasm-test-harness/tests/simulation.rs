@@ -1,6 +1,7 @@
 //! The compiled filter under random faults, in virtual time: see `harness::simulator`.
 
 use std::num::NonZero;
+use std::sync::LazyLock;
 
 use harness::envoy::{default_wasm, project_root};
 use harness::simulator::campaign::{self, Campaign, Until, run_seed};
@@ -27,8 +28,10 @@ const NAMED_SEEDS: [(u64, &str); 9] = [
     (3_858, "after a conflict a row was passed over, so that VMs beyond it seemed dead"),
 ];
 
+/// Compiled once: that takes longer than many seeds.
 fn shipped() -> Filter {
-    Filter::load(&default_wasm().unwrap()).unwrap()
+    static SHIPPED: LazyLock<Filter> = LazyLock::new(|| Filter::load(&default_wasm().unwrap()).unwrap());
+    SHIPPED.clone()
 }
 
 fn planted() -> Filter {
