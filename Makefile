@@ -68,6 +68,12 @@ fuzz: cargo-fuzz ## Fuzzes configurations and templates, FUZZ_SECONDS=60 each; n
 	@export PATH="$(CARGO_TARGET_DIR)/tools/bin:$$PATH"; \
 	for target in config template; do $(FUZZ)/run $$target $(FUZZ_SECONDS); done
 
+SAGAS ?= 200000
+
+.PHONY: memory
+memory: build ## Shows that Envoy's memory does not grow over SAGAS=200000 sagas
+	@$(FIND_ENVOY) && SAGAS=$(SAGAS) cargo test --package wasm-test-harness --test trip_memory -- --ignored --nocapture
+
 CARGO_LLVM_COV_VERSION := 0.9.1
 # All but the saga's core. The filter's own end to Envoy is compiled into the module only.
 NOT_THE_CORE := /registry/|/rustc/|/wasm-test-harness/|/src/(filter|planted|config|template|matcher|facts)

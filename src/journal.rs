@@ -141,33 +141,3 @@ pub trait Journal {
     /// No saga will begin here any more, and none is left.
     fn leave(&mut self, store: &mut impl SharedData);
 }
-
-/// Keeps nothing: sagas live in the memory of their VM only, and are lost with it.
-#[derive(Clone, Copy, Debug, Default)]
-pub struct VolatileJournal;
-
-impl Journal for VolatileJournal {
-    fn write(&mut self, _store: &mut impl SharedData, _entry: Entry<'_>) -> Acknowledgement {
-        Acknowledgement::Written
-    }
-
-    fn find(&self, _store: &impl SharedData, _start: &StartKey) -> Found {
-        Found::Nothing
-    }
-
-    fn owns(&mut self, _store: &mut impl SharedData, _saga: &str) -> bool {
-        true
-    }
-
-    fn quarantine(&mut self, _store: &mut impl SharedData, _saga: &str, _why: &str) {}
-
-    fn tick(&mut self, _store: &mut impl SharedData, _now: Millis) -> Tick {
-        Tick::default()
-    }
-
-    fn next_due(&self) -> Millis {
-        Millis::MAX
-    }
-
-    fn leave(&mut self, _store: &mut impl SharedData) {}
-}

@@ -18,7 +18,7 @@
 //! sent the VM looks whether its row is still its own: so one that was only slow does nothing for a saga that is not its
 //! own any more.
 
-use std::collections::{BTreeMap, BTreeSet, HashMap, VecDeque};
+use std::collections::{BTreeMap, HashMap, VecDeque};
 
 use super::{Acknowledgement, Entry, Found, Journal, Orphan, SharedData, StartKey, Tick, Version};
 use crate::definition;
@@ -26,6 +26,7 @@ use crate::planted::{Planted, planted};
 use crate::saga::Millis;
 
 mod index;
+mod own;
 mod retained;
 mod row;
 mod slot;
@@ -33,15 +34,14 @@ mod takeover;
 #[cfg(test)]
 mod tests;
 
+use own::OwnRow;
 use retained::Retained;
-use row::{Row, RowState, configuration_key, row_key, slot_key};
+use row::{Row, RowState, slot_key};
 use slot::Slot;
 use takeover::{TakenRow, Watched};
 
 /// How often a VM raises its beat and looks at those of others.
 const BEAT_MS: Millis = 500;
-/// Slots are announced so many at a time, before any of them is used.
-const SLOTS_AT_A_TIME: u32 = 64;
 /// More VMs than any process has had sagas in at one time.
 const MAX_ROWS: u32 = 4_096;
 /// A value that only one VM writes changes under its hands only once, when it is taken over; then another owner is in it.
@@ -67,16 +67,6 @@ pub struct SharedJournal {
     /// The suspect that was resumed last, and the beat at which it has lived long enough.
     on_probation: Option<(String, u64)>,
     beat_at: Millis,
-}
-
-#[derive(Debug)]
-struct OwnRow {
-    number: u32,
-    row: Row,
-    /// The row, as it is in shared data if it is still our own.
-    written: Vec<u8>,
-    /// Below `row.slots`, and not in use.
-    free: BTreeSet<u32>,
 }
 
 /// Where a saga is kept.
@@ -109,61 +99,6 @@ impl SharedJournal {
 
     fn name(&self) -> String {
         if self.deposed == 0 { self.base_name.clone() } else { format!("{}.{}", self.base_name, self.deposed) }
-    }
-
-    /// Takes a row if this VM has none: one that is free, else a new one.
-    fn own_row(&mut self, store: &mut impl SharedData) -> Option<&mut OwnRow> {
-        if self.own.is_none() {
-            let row = Row::new(self.name());
-            let number = (0..MAX_ROWS).find(|number| claim(store, *number, &row))?;
-            // What this says holds only for sagas of this row, and none is in it yet.
-            overwrite(store, &configuration_key(number), &self.configuration);
-            let written = row.encode();
-            self.own = Some(OwnRow { number, row, written, free: BTreeSet::new() });
-        }
-        self.own.as_mut()
-    }
-
-    /// Writes the row anew where it is still our own. False: it is not.
-    fn write_row(&mut self, store: &mut impl SharedData, change: impl FnOnce(&mut Row)) -> bool {
-        let Some(own) = &mut self.own else { return false };
-        let key = row_key(own.number);
-        change(&mut own.row);
-        let value = own.row.encode();
-        for _ in 0..MAX_TRIES {
-            let Some((_, version)) = store.shared(&key).filter(|(bytes, _)| *bytes == own.written) else {
-                return false;
-            };
-            if store.set_shared(&key, &value, Some(version)).is_ok() {
-                own.written = value;
-                return true;
-            }
-        }
-        false
-    }
-
-    /// A slot that nobody uses.
-    fn free_place(&mut self, store: &mut impl SharedData) -> Option<(Place, Option<Version>)> {
-        self.own_row(store)?;
-        loop {
-            let own = self.own.as_mut()?;
-            let Some(slot) = own.free.pop_first() else {
-                let first = own.row.slots;
-                let last = first.checked_add(SLOTS_AT_A_TIME)?;
-                // Whoever takes this VM over looks at the slots that its row tells of, and at no other.
-                if !self.write_row(store, |row| row.slots = last) {
-                    return None;
-                }
-                self.own.as_mut()?.free.extend(first..last);
-                continue;
-            };
-            let place = Place { row: own.number, slot };
-            match store.shared(&slot_key(place.row, place.slot)) {
-                None => return Some((place, None)),
-                Some((bytes, version)) if bytes.is_empty() => return Some((place, Some(version))),
-                Some(_) => log::error!("{}: in use, though nobody has it", slot_key(place.row, place.slot)),
-            }
-        }
     }
 
     fn begin(&mut self, store: &mut impl SharedData, entry: Entry<'_>) -> Acknowledgement {
@@ -282,27 +217,6 @@ impl SharedJournal {
             self.release_taken(store, place);
         }
     }
-
-    /// Whether nobody has taken this VM for dead. Whoever does so writes that into its row first of all.
-    fn still_lives(&mut self, store: &impl SharedData) -> bool {
-        let Some(own) = &self.own else { return true };
-        let lives = store.shared(&row_key(own.number)).is_some_and(|(bytes, _)| bytes == own.written);
-        if !lives {
-            self.depose();
-        }
-        lives
-    }
-
-    /// Others have taken this VM for dead: nothing of what it did is its own any more. It goes on under another name.
-    fn depose(&mut self) {
-        self.deposed = self.deposed.saturating_add(1);
-        self.own = None;
-        self.lost.extend(self.places.drain().map(|(saga, _)| saga));
-        self.retained = Retained::default();
-        self.taken.clear();
-        self.suspects.clear();
-        self.on_probation = None;
-    }
 }
 
 impl Journal for SharedJournal {
@@ -378,33 +292,4 @@ fn empty(store: &mut impl SharedData, place: Place, slot: &Slot) -> bool {
         let read = store.shared(&key).filter(|(bytes, _)| *bytes == value);
         read.is_some_and(|(_, version)| store.set_shared(&key, &[], Some(version)).is_ok())
     })
-}
-
-/// Takes a row that is free or does not exist. A row is passed over only where another VM has it: who looks at all rows
-/// stops at the first that does not exist.
-fn claim(store: &mut impl SharedData, number: u32, row: &Row) -> bool {
-    for _ in 0..MAX_TRIES {
-        let read = match store.shared(&row_key(number)) {
-            None => None,
-            Some((bytes, version)) => match Row::parse(&bytes) {
-                Some(Row { state: RowState::Free, .. }) => Some(version),
-                _ => return false,
-            },
-        };
-        if store.set_shared(&row_key(number), &row.encode(), read).is_ok() {
-            return true;
-        }
-    }
-    false
-}
-
-/// Writes a value whatever it was.
-fn overwrite(store: &mut impl SharedData, key: &str, value: &[u8]) {
-    let written = (0..MAX_TRIES).any(|_| {
-        let read = store.shared(key).map(|(_, version)| version);
-        store.set_shared(key, value, read).is_ok()
-    });
-    if !written {
-        log::error!("{key} was not written");
-    }
 }

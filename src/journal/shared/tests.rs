@@ -6,6 +6,7 @@ use std::rc::Rc;
 
 use serde_json::{Value as Json, json};
 
+use super::own::SLOTS_AT_A_TIME;
 use super::*;
 use crate::journal::Conflict;
 use crate::saga::record::{Begun, Change, RECORD_VERSION, Record};
