@@ -12,9 +12,12 @@ const SEEDS: u64 = 2_000;
 /// Seeds in which a planted fault has to be found.
 const SEEDS_OF_A_PLANTED_FAULT: u64 = 200;
 /// Seeds that have found something, kept from the day on which it was mended.
-const NAMED_SEEDS: [(u64, &str); 2] = [
+const NAMED_SEEDS: [(u64, &str); 5] = [
     (494, "resolving forgot the retry-after of the last attempt"),
     (205, "a copy of a request that was put off is put off, too: else a participant does what nobody undoes"),
+    (7_425, "a proxy that was frozen twice took the pieces of a body in the wrong order when it woke"),
+    (10_212, "a client whose connection was cut was answered all the same, before the stream was closed"),
+    (66_517, "a root was told of its queue after it had ended, which Envoy does not do"),
 ];
 
 fn shipped() -> Filter {

@@ -16,7 +16,7 @@ mod streams;
 mod vms;
 
 use std::cell::{Cell, RefCell};
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::{BTreeMap, BTreeSet, VecDeque};
 use std::rc::Rc;
 
 use rand::{Rng, SeedableRng};
@@ -72,6 +72,8 @@ struct Proxy {
     version: usize,
     up: bool,
     frozen_until: Nanos,
+    /// What it has missed while it was frozen, in the order in which it was due.
+    missed: VecDeque<Event>,
 }
 
 /// How a run came out.
@@ -174,6 +176,7 @@ impl<'a> World<'a> {
                 version: 0,
                 up: false,
                 frozen_until: 0,
+                missed: VecDeque::new(),
             });
         }
         for proxy in 0..self.plan.proxies.len() {
@@ -223,12 +226,30 @@ impl<'a> World<'a> {
     }
 
     fn take(&mut self, event: Event) {
-        // A frozen proxy does what it has missed once it wakes, in the order in which it was due.
-        if let Some(proxy) = self.proxy_of(&event)
-            && self.proxies[proxy].frozen_until > self.now()
+        let now = self.now();
+        if let Some(proxy) = self.proxy_of(&event).map(|proxy| &mut self.proxies[proxy])
+            && (proxy.frozen_until > now || !proxy.missed.is_empty())
         {
-            return self.schedule_at(self.proxies[proxy].frozen_until, event);
+            return proxy.missed.push_back(event);
         }
+        self.act(event);
+    }
+
+    /// A frozen proxy does what it has missed once it wakes, in the order in which it was due, and then goes on.
+    fn thaws(&mut self, proxy: usize) {
+        if self.proxies[proxy].frozen_until <= self.now() {
+            self.tell_of(format!("proxy{proxy}"), "wakes up");
+            self.catch_up(proxy);
+        }
+    }
+
+    fn catch_up(&mut self, proxy: usize) {
+        while let Some(event) = self.proxies[proxy].missed.pop_front() {
+            self.act(event);
+        }
+    }
+
+    fn act(&mut self, event: Event) {
         match event {
             Event::ClientAsks { client, repeat } => self.client_asks(client, repeat),
             Event::Piece { stream, index } => self.piece(stream, index),
@@ -237,9 +258,11 @@ impl<'a> World<'a> {
             Event::CloseStream(stream) => self.close_stream(stream),
             Event::ApplicationAnswers(stream) => self.application_answers(stream),
             Event::Tick { vm, root, generation } => self.tick(vm, root, generation),
-            Event::QueueReady { vm, root, queue } => {
+            // Envoy looks for the root first: it may have ended since.
+            Event::QueueReady { vm, root, queue } if self.has_root(vm, root) => {
                 self.callback(vm, |vm| vm.queue_ready(root, queue));
             }
+            Event::QueueReady { .. } => {}
             Event::Arrives { call, copy } => self.arrives(call, copy),
             Event::Finishes { call, copy } => self.finishes(call, copy),
             Event::FinishesOrdered { call, applied } => self.finishes_ordered(call, applied),
@@ -252,7 +275,7 @@ impl<'a> World<'a> {
             }
             Event::EndpointBack(index) => self.set_endpoint(index, true),
             Event::Starts(proxy) => self.start_proxy(proxy),
-            Event::Thaws(proxy) => self.tell_of(format!("proxy{proxy}"), "wakes up"),
+            Event::Thaws(proxy) => self.thaws(proxy),
             Event::Drained { vm, root } => self.drained(vm, root),
             Event::Heals => {
                 self.healed = true;

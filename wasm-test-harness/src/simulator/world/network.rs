@@ -256,7 +256,8 @@ impl World<'_> {
         }
         let (vm, context) = (self.history.calls[call].vm, self.history.calls[call].callout.context);
         let token = self.history.calls[call].callout.token;
-        if !self.slot(vm).is_alive() {
+        // A root that has ended took its calls with it.
+        if !self.has_root(vm, context) {
             return self.tell(Happening::Ended(call, Ended::Forgotten));
         }
         self.know(call, &ended);

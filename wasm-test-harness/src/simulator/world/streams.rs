@@ -24,6 +24,8 @@ pub(super) struct Stream {
     /// The filter that holds the headers.
     held_by: Option<usize>,
     answered: bool,
+    /// Its connection was cut: there is no answer on its way out.
+    cut: bool,
     closed: bool,
 }
 
@@ -77,6 +79,7 @@ impl World<'_> {
             data: Rc::new(RefCell::new(StreamData { headers: request_headers(plan, &request_id), body: Vec::new() })),
             held_by: None,
             answered: false,
+            cut: false,
             closed: false,
         });
         self.history.streams.push(StreamRecord { client, vm, version, request_id });
@@ -165,7 +168,13 @@ impl World<'_> {
         if !first {
             return;
         }
-        self.schedule(0, Event::CloseStream(stream));
+        if matches!(told, Told::Cut(_)) {
+            // Envoy destroys the stream with its connection: nobody can answer it from here on.
+            self.streams[stream].cut = true;
+            self.close_stream(stream);
+        } else {
+            self.schedule(0, Event::CloseStream(stream));
+        }
         let ended = match &told {
             Told::Answer { status, headers, .. } => *status != 504 || text(headers, "saga-status").is_none(),
             Told::Application => true,
@@ -199,7 +208,7 @@ impl World<'_> {
             return;
         }
         let Some(vm) = self.streams[stream].vm else { return };
-        if self.streams[stream].answered {
+        if self.streams[stream].answered && !self.streams[stream].cut {
             for context in self.streams[stream].contexts.clone().into_iter().rev() {
                 self.callback(vm, |vm| vm.response_headers(context, 1, true));
             }

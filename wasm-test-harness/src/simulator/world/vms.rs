@@ -56,6 +56,10 @@ impl World<'_> {
         &mut self.proxies[vm.0].slots[vm.1]
     }
 
+    pub(super) fn has_root(&mut self, vm: VmId, root: ContextId) -> bool {
+        self.slot(vm).roots.iter().any(|one| one.id == root)
+    }
+
     /// Calls back a VM, and then does what it wants done. None: it is not there any more.
     pub(super) fn callback<R>(&mut self, vm: VmId, act: impl FnOnce(&mut dyn Vm) -> Result<R, Trapped>) -> Option<R> {
         let mut taken = self.slot(vm).vm.take()?;
@@ -246,6 +250,8 @@ impl World<'_> {
             self.remove_vm((proxy, vm), "killed with its process");
         }
         self.cut_streams(|vm, _| vm.0 == proxy, "the proxy was killed");
+        // What it has missed finds nobody: clients are refused, answers are for VMs that have gone.
+        self.catch_up(proxy);
         self.schedule(for_ns, Event::Starts(proxy));
     }
 
@@ -282,7 +288,7 @@ impl World<'_> {
     /// The listener of a root has drained: its connections are cut, and it is asked to end.
     pub(super) fn drained(&mut self, vm: VmId, root: ContextId) {
         self.cut_streams(|of, chain| of == vm && chain.contains(&root), "the old listener has drained");
-        if !self.slot(vm).roots.iter().any(|one| one.id == root) {
+        if !self.has_root(vm, root) {
             return;
         }
         if let Some(root) = self.slot(vm).roots.iter_mut().find(|one| one.id == root) {
