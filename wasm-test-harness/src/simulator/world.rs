@@ -32,9 +32,12 @@ use super::plan::{MS, Plan, SECOND, Trouble};
 use super::process::{ContextId, Process};
 
 /// After healing everything must have come to an end within this time.
-const CONVERGES_WITHIN: Nanos = 1_800 * SECOND;
+const CONVERGES_WITHIN: Nanos = 120 * SECOND;
 /// A run with more events than this does not end by itself.
 const MAX_EVENTS: u64 = 400_000;
+
+/// When an event is due, and, of those due at one time, which comes first.
+type Due = (Nanos, u64);
 
 /// What is on the agenda.
 #[derive(Debug)]
@@ -103,7 +106,7 @@ pub struct World<'a> {
     seed: u64,
     clock: Rc<Clock>,
     random: Pcg64Mcg,
-    agenda: BTreeMap<(Nanos, u64), Event>,
+    agenda: BTreeMap<Due, Event>,
     scheduled: u64,
     history: History,
     proxies: Vec<Proxy>,
@@ -199,9 +202,11 @@ impl<'a> World<'a> {
         self.schedule_at(self.now().saturating_add(after), event);
     }
 
-    fn schedule_at(&mut self, at: Nanos, event: Event) {
+    fn schedule_at(&mut self, at: Nanos, event: Event) -> Due {
         self.scheduled += 1;
-        self.agenda.insert((at, self.scheduled), event);
+        let due = (at, self.scheduled);
+        self.agenda.insert(due, event);
+        due
     }
 
     fn tell(&mut self, happening: Happening) {

@@ -2,9 +2,9 @@
 
 use serde_json::Value as Json;
 
-use super::calls::first_steps_are_tried_together;
+use super::calls::{check_cause, first_steps_are_tried_together};
 use super::view::{Came, SLACK, SagaView, View};
-use super::{Tally, of_saga};
+use super::{Check, Rule, Tally, of_saga};
 use crate::simulator::history::{StreamId, Told};
 use crate::simulator::host::Nanos;
 use crate::simulator::plan::MS;
@@ -14,34 +14,36 @@ use crate::simulator::world::Outcome;
 const GRACE_MS: u64 = 5_000;
 /// With no more latency than this, no saga comes near its deadline unless something goes wrong.
 const SWIFT: Nanos = 10 * MS;
+/// What a client is told whose saga goes on without it.
+const STILL_WORKING: u64 = 504;
 /// The filter keeps nothing there.
 const MAX_SHARED_BYTES: usize = 0;
 
 impl<'a> View<'a> {
     pub(super) fn told(&mut self, stream: StreamId, told: &'a Told) {
         if self.told.insert(stream, (self.now, told)).is_some() {
-            self.wrong(format!("client {} was told twice", self.history.streams[stream].client));
+            self.wrong(Rule::ToldTwice, format!("client {} was told twice", self.history.streams[stream].client));
         }
-        if let Err(what) = self.check_told(stream, told) {
+        if let Err((rule, what)) = self.check_told(stream, told) {
             let client = self.history.streams[stream].client;
-            self.wrong(format!("client {client} was told {}, but {what}", told.summary()));
+            self.wrong(rule, format!("client {client} was told {}, but {what}", told.summary()));
         }
     }
 
-    fn check_told(&mut self, stream: StreamId, told: &Told) -> Result<(), String> {
+    fn check_told(&mut self, stream: StreamId, told: &Told) -> Check {
         let begins = self.model_of(stream).is_some();
         match told {
             Told::Cut(_) => return Ok(()),
-            Told::Application if begins => return Err("its request begins a saga".to_owned()),
+            Told::Application if begins => return Err((Rule::Told, "its request begins a saga".to_owned())),
             Told::Application => return Ok(()),
-            Told::Answer { .. } if !begins => return Err("its request begins no saga".to_owned()),
+            Told::Answer { .. } if !begins => return Err((Rule::Told, "its request begins no saga".to_owned())),
             Told::Answer { .. } => {}
         }
         let request_id = self.history.streams[stream].request_id.as_str();
         let saga = self.saga_of.get(request_id).cloned();
         let Some((status, id)) = of_saga(told) else {
             return if saga.is_some() {
-                Err("its saga has begun".to_owned())
+                Err((Rule::Told, "its saga has begun".to_owned()))
             } else {
                 self.check_refusal(stream, told)
             };
@@ -49,7 +51,7 @@ impl<'a> View<'a> {
         // A saga that skips every step sends nothing, and nobody knows it.
         let Some(known) = saga else { return self.check_empty(stream, status) };
         if known != id {
-            return Err(format!("its saga is {known}"));
+            return Err((Rule::Told, format!("its saga is {known}")));
         }
         let now = self.now;
         let frozen = self.frozen(self.history.streams[stream].vm.map_or(0, |vm| vm.0));
@@ -57,26 +59,35 @@ impl<'a> View<'a> {
         let may_wait = (saga.model.deadline_ms() + GRACE_MS) * MS;
         let waited = now - saga.began_at;
         if waited > may_wait + SLACK + frozen {
-            return Err(format!("waited {} ms", waited / MS));
+            return Err((Rule::Waits, format!("waited {} ms", waited / MS)));
         }
         match status {
             "completed" => {
                 saga.told = Some("completed");
                 is_completed(saga)?;
+                check_status(told, saga.model.status_when_completed())?;
                 check_reply(saga, id, told)
             }
             "compensated" => {
                 saga.told = Some("compensated");
-                is_compensated(saga)
+                is_compensated(saga)?;
+                check_cause(saga, now)?;
+                check_status(told, saga.model.status_when_compensated())?;
+                check_summary(saga.model.has_body_when_compensated(), id, status, told)
             }
-            "running" | "compensating" if waited + MS < may_wait => Err(format!("waited only {} ms", waited / MS)),
-            "running" | "compensating" => Ok(()),
-            other => Err(format!("{other:?} is no state of a saga")),
+            "running" | "compensating" if waited + MS < may_wait => {
+                Err((Rule::Waits, format!("waited only {} ms", waited / MS)))
+            }
+            "running" | "compensating" => {
+                check_status(told, STILL_WORKING)?;
+                check_summary(false, id, status, told)
+            }
+            other => Err((Rule::Told, format!("{other:?} is no state of a saga"))),
         }
     }
 
     /// Refused before it began: only where there is a reason.
-    fn check_refusal(&self, stream: StreamId, told: &Told) -> Result<(), String> {
+    fn check_refusal(&self, stream: StreamId, told: &Told) -> Check {
         let Told::Answer { status, headers, .. } = told else { return Ok(()) };
         let client = &self.plan.clients[self.history.streams[stream].client];
         let lacks = !String::from_utf8_lossy(&client.body).contains("\"guest\"");
@@ -89,12 +100,12 @@ impl<'a> View<'a> {
             400 if lacks => Ok(()),
             413 if too_large => Ok(()),
             503 if scarce && retry_after => Ok(()),
-            _ => Err("there is no reason to refuse its request".to_owned()),
+            _ => Err((Rule::Refusal, "there is no reason to refuse its request".to_owned())),
         }
     }
 
     /// A saga that sends nothing: because it skips every step, or all before one that cannot be sent.
-    fn check_empty(&self, stream: StreamId, status: &str) -> Result<(), String> {
+    fn check_empty(&self, stream: StreamId, status: &str) -> Check {
         let client = &self.plan.clients[self.history.streams[stream].client];
         let body: Json = serde_json::from_slice(&client.body).unwrap_or_default();
         let Some(saga) = self.model_of(stream) else { return Ok(()) };
@@ -103,30 +114,30 @@ impl<'a> View<'a> {
         match status {
             "completed" if skips_all => Ok(()),
             "compensated" if skips_first && body.get("guest").is_none() => Ok(()),
-            _ => Err("nothing was sent for its saga".to_owned()),
+            _ => Err((Rule::Told, "nothing was sent for its saga".to_owned())),
         }
     }
 
     pub(super) fn end(&mut self, outcome: &Outcome) -> Tally {
         if !outcome.converged {
-            self.wrong("the run does not come to an end".to_owned());
+            self.wrong(Rule::NotConverged, "the run does not come to an end".to_owned());
         }
         for (vm, root) in &outcome.open_roots {
-            self.wrong(format!("root {root} of {vm:?} has a saga in the end"));
+            self.wrong(Rule::Left, format!("root {root} of {vm:?} has a saga in the end"));
         }
         if outcome.illegal_events > 0 {
-            self.wrong(format!("{} events did not fit their sagas", outcome.illegal_events));
+            self.wrong(Rule::IllegalEvent, format!("{} events did not fit their sagas", outcome.illegal_events));
         }
         if let Some(bytes) = outcome.shared_bytes.iter().find(|bytes| **bytes > MAX_SHARED_BYTES) {
-            self.wrong(format!("{bytes} bytes are left in shared data"));
+            self.wrong(Rule::Left, format!("{bytes} bytes are left in shared data"));
         }
         self.check_streams();
         let mut tally = Tally::default();
         let ids: Vec<String> = self.sagas.keys().cloned().collect();
         for id in ids {
             let Some(saga) = self.sagas.get(&id).cloned() else { continue };
-            if let Err(what) = self.check_saga(&saga, &id, outcome, &mut tally) {
-                self.wrong(format!("saga {id}: {what}"));
+            if let Err((rule, what)) = self.check_saga(&saga, &id, outcome, &mut tally) {
+                self.wrong(rule, format!("saga {id}: {what}"));
             }
         }
         tally
@@ -137,19 +148,19 @@ impl<'a> View<'a> {
         for (stream, record) in self.history.streams.iter().enumerate() {
             let lost = record.vm.is_none_or(|vm| self.gone.contains_key(&vm));
             if !self.told.contains_key(&stream) && !self.left.contains(&stream) && !lost {
-                self.wrong(format!("client {} waits for ever", record.client));
+                self.wrong(Rule::Waits, format!("client {} waits for ever", record.client));
             }
         }
     }
 
-    fn check_saga(&self, saga: &SagaView<'_>, id: &str, outcome: &Outcome, tally: &mut Tally) -> Result<(), String> {
+    fn check_saga(&self, saga: &SagaView<'_>, id: &str, outcome: &Outcome, tally: &mut Tally) -> Check {
         let mut held = 0;
         let mut to_undo = Vec::new();
         for step in &saga.model.steps {
             let participant = step.transaction.cluster.as_ref().and_then(|name| outcome.participants.get(name));
             let (stand, cancelled) = participant.map_or((0, 0), |participant| participant.bookings(id, &step.name));
             if stand + cancelled > 1 || saga.step(&step.name).applied > 1 {
-                return Err(format!("{} was applied {} times", step.name, stand + cancelled));
+                return Err((Rule::Outcome, format!("{} was applied {} times", step.name, stand + cancelled)));
             }
             held += stand;
             if stand == 1 && step.compensation.is_some() {
@@ -173,48 +184,70 @@ impl<'a> View<'a> {
             tally.compensated += 1;
             let swift = self.plan.latency <= SWIFT && self.plan.orders.is_empty();
             if outcome.faults == 0 && swift {
-                return Err("nothing went wrong, and it did not complete".to_owned());
+                return Err((Rule::Cause, "nothing went wrong, and it did not complete".to_owned()));
             }
         } else {
-            return Err(format!("{held} of {asked} steps hold, and {to_undo:?} are not undone (told {:?})", saga.told));
+            return Err((
+                Rule::Outcome,
+                format!("{held} of {asked} steps hold, and {to_undo:?} are not undone (told {:?})", saga.told),
+            ));
         }
         Ok(())
     }
 }
 
-fn is_completed(saga: &SagaView<'_>) -> Result<(), String> {
+fn is_completed(saga: &SagaView<'_>) -> Check {
     for step in saga.model.steps.iter().filter(|step| !saga.skips(step)) {
         let view = saga.step(&step.name);
         if view.transaction.last() != Some(Came::Success) {
-            return Err(format!("{} has not succeeded", step.name));
+            return Err((Rule::Told, format!("{} has not succeeded", step.name)));
         }
         if !view.compensation.attempts.is_empty() {
-            return Err(format!("{} was to be compensated", step.name));
+            return Err((Rule::Told, format!("{} was to be compensated", step.name)));
         }
     }
     Ok(())
 }
 
-fn is_compensated(saga: &SagaView<'_>) -> Result<(), String> {
+fn is_compensated(saga: &SagaView<'_>) -> Check {
     for step in &saga.model.steps {
         let view = saga.step(&step.name);
         if view.transaction.came(Came::NotYet) || view.compensation.came(Came::NotYet) {
-            return Err(format!("{} is under way", step.name));
+            return Err((Rule::Told, format!("{} is under way", step.name)));
         }
         if step.compensation.is_some() && view.may_be_done(step) && !view.is_undone() {
-            return Err(format!("{} is not undone", step.name));
+            return Err((Rule::Told, format!("{} is not undone", step.name)));
         }
     }
     Ok(())
 }
 
+fn check_status(told: &Told, expected: u64) -> Check {
+    match told {
+        Told::Answer { status, .. } if u64::from(*status) != expected => {
+            Err((Rule::Status, format!("its status should be {expected}")))
+        }
+        _ => Ok(()),
+    }
+}
+
+/// A body that was not configured names the saga, and where it is.
+fn check_summary(configured: bool, id: &str, state: &str, told: &Told) -> Check {
+    let Told::Answer { body, .. } = told else { return Ok(()) };
+    let body: Json = serde_json::from_slice(body).unwrap_or_default();
+    if configured || (body["saga_id"] == id && body["saga_status"] == state) {
+        return Ok(());
+    }
+    Err((Rule::Reply, "its body does not say so of its saga".to_owned()))
+}
+
 /// A reply of a generated saga names the saga and its guest.
-fn check_reply(saga: &SagaView<'_>, id: &str, told: &Told) -> Result<(), String> {
+fn check_reply(saga: &SagaView<'_>, id: &str, told: &Told) -> Check {
     let Told::Answer { body, .. } = told else { return Ok(()) };
     let Ok(body) = serde_json::from_slice::<Json>(body) else {
-        return Err("that is no JSON".to_owned());
+        return Err((Rule::Reply, "that is no JSON".to_owned()));
     };
     let named = body["trip"].as_str().or(body["saga_id"].as_str());
     let guest = body.get("guest").is_none_or(|guest| *guest == saga.body["guest"]);
-    if named == Some(id) && guest { Ok(()) } else { Err("that names another saga or guest".to_owned()) }
+    if named == Some(id) && guest { Ok(()) } else { Err((Rule::Reply, "that names another saga or guest".to_owned())) }
 }
