@@ -53,6 +53,10 @@ faults! {
     CompensationUnderKeyOfTransaction = "compensation-under-key-of-transaction",
     /// A transaction is attempted once more than `max_attempts` allows.
     TooManyAttempts = "too-many-attempts",
+    /// A transaction that comes to unknown is not attempted again: its saga compensates at once.
+    NoSecondAttempt = "no-second-attempt",
+    /// A transaction that the proxy refuses to send for want of an endpoint settles as rejected.
+    RefusedDispatchTakenForRejection = "refused-dispatch-taken-for-rejection",
     /// The next attempt does not wait for as long as `retry-after` asks.
     RetryAfterIgnored = "retry-after-ignored",
     /// Attempts have no timeout: one that is never answered is never over.
@@ -111,6 +115,8 @@ faults! {
     // Clients.
     /// A client is told `completed` while the last step is still in flight; the saga goes on.
     ToldBeforeDone = "told-before-done",
+    /// A client is told every end with the status that is meant for the other.
+    WrongStatus = "wrong-status",
     /// A client gets the answer of another open saga, and that saga's client gets this one's.
     AnswerToWrongClient = "answer-to-wrong-client",
     /// A saga is forgotten when its client goes away.

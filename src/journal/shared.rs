@@ -20,7 +20,7 @@
 
 use std::collections::{BTreeMap, HashMap, VecDeque};
 
-use super::{Acknowledgement, Entry, Found, Journal, Orphan, SharedData, StartKey, Tick, Version};
+use super::{Acknowledgement, Entry, Found, Journal, Orphan, SharedData, StartKey, Tick};
 use crate::definition;
 use crate::planted::{Planted, planted};
 use crate::saga::Millis;

@@ -192,7 +192,12 @@ impl Saga {
         let Some(runtime) = self.runtime.get_mut(index) else { return };
         let more = u32::from(planted(Planted::TooManyAttempts));
         let attempts_left = step.transaction.retry.max_attempts.is_none_or(|max| runtime.transaction.sent < max + more);
-        let again = runtime.resolving || (running && (attempts_left || !counts));
+        let given_up = if counts {
+            planted(Planted::NoSecondAttempt) && runtime.transaction.saw_unknown
+        } else {
+            planted(Planted::RefusedDispatchTakenForRejection)
+        };
+        let again = runtime.resolving || (running && !given_up && (attempts_left || !counts));
         runtime.transaction.reason.clone_from(&reason);
         // A step that is given up waits as well: it may have to be resolved, and what the participant has asked for
         // holds for that attempt, too.

@@ -6,6 +6,7 @@ use super::answer::{Problem, Reply};
 use super::record::Change;
 use super::{Action, CLIENT_GRACE_MS, Report, Saga, SagaState};
 use crate::definition::ReplyTemplate;
+use crate::planted::{Planted, planted};
 use crate::template::{Facts, RenderError};
 
 impl Saga {
@@ -24,7 +25,12 @@ impl Saga {
             self.actions.push(Action::Report(Report::ReplyNotRendered { reason: error.to_string() }));
             self.default_reply(template.status, state)
         });
-        self.with_saga_headers(reply, state).without_forbidden_body()
+        let mut reply = self.with_saga_headers(reply, state).without_forbidden_body();
+        if planted(Planted::WrongStatus) {
+            reply.status =
+                if state == SagaState::Completed { definition.compensated.status } else { definition.completed.status };
+        }
+        reply
     }
 
     /// The answer to a client that has waited long enough: the saga goes on without it.

@@ -3,4 +3,5 @@
 mod definitions;
 mod examples;
 mod properties;
+mod takeover;
 mod world;

@@ -68,16 +68,26 @@ pub fn run(arguments: &Arguments) -> anyhow::Result<()> {
     let until = if arguments.stop { Until::AFailure } else { Until::TheEnd };
     let campaign = campaign::run(&filter, arguments.from, arguments.seeds, &arguments.faults, threads, until)?;
     println!("{campaign}");
-    for (seed, what) in campaign.failed.iter().take(NAMED) {
-        println!("  seed {seed}: {what}");
+    for (seed, violations) in campaign.failed.iter().take(NAMED) {
+        let Some(first) = violations.first() else { continue };
+        println!("  seed {seed}: {:?}: {}", first.rule, first.what);
     }
     if let Some(seed) = campaign.failed.keys().next() {
         let faults = &arguments.faults;
         let faults = if faults.is_empty() { String::new() } else { format!(" FAULTS={faults}") };
-        bail!("to see what happened: make simulate SEED={seed}{faults}");
+        bail!("to see what happened: make simulate SEED={seed}{faults}{}", options(arguments));
     }
     println!("to go on: make simulate FROM={} SEEDS={}", arguments.from + arguments.seeds, arguments.seeds);
     Ok(())
+}
+
+/// What else a run has to be told to be the same.
+fn options(arguments: &Arguments) -> String {
+    let mut options = Vec::new();
+    options.extend(arguments.native.then(|| "--native".to_owned()));
+    options.extend(arguments.wasm.as_ref().map(|path| format!("--wasm {}", path.display())));
+    options.extend(arguments.planted.as_ref().map(|fault| format!("--planted {fault}")));
+    if options.is_empty() { String::new() } else { format!(" OPTIONS='{}'", options.join(" ")) }
 }
 
 fn scenarios(filter: &Filter) -> anyhow::Result<()> {

@@ -48,7 +48,6 @@ pub(super) struct Ended {
 }
 
 // As serde wants it.
-#[allow(clippy::trivially_copy_pass_by_ref)]
 fn is_zero(number: &u32) -> bool {
     *number == 0
 }

@@ -8,7 +8,7 @@ use serde_json::{Value as Json, json};
 
 use super::own::SLOTS_AT_A_TIME;
 use super::*;
-use crate::journal::Conflict;
+use crate::journal::{Conflict, Version};
 use crate::saga::record::{Begun, Change, RECORD_VERSION, Record};
 use crate::saga::{Reply, SagaState, StepState};
 

@@ -334,36 +334,6 @@ fn independent_steps_are_undone_at_once_and_dependent_ones_in_reverse() {
     world.check_end();
 }
 
-/// A route that is missing in the mesh answers 404, too: only what may have been sent before may be gone.
-#[test]
-fn an_owner_that_takes_over_knows_which_compensations_were_not_sent() {
-    let steps = [by_id("a", &[]), by_id("b", &["a"]), by_id("c", &["b"])];
-    let mut world = begin(&load(json!({"steps": steps})));
-    for step in ["a", "b"] {
-        end(&mut world, step, Behaviour::Do);
-        world.acknowledge();
-    }
-    end(&mut world, "c", Behaviour::Refuse);
-    world.acknowledge();
-    assert_eq!(world.sent_names()[3..], ["b.c"]);
-    world.crash(Behaviour::Do, true);
-    let not_found = |world: &mut World, step: &str| {
-        until_sent(world);
-        assert_eq!(header(&world.in_flight[0].headers, "saga-step"), step);
-        let id = world.in_flight.remove(0).id;
-        let response = ParticipantResponse { code: 404, headers: Vec::new(), body: None };
-        world.feed(Event::AttemptEnded { id, result: AttemptResult::Answered(response) });
-        world.acknowledge();
-    };
-    not_found(&mut world, "b");
-    assert_eq!(world.saga.progress().steps[1].state, StepState::Compensated);
-    not_found(&mut world, "a");
-    assert_eq!(world.saga.progress().steps[0].state, StepState::Compensating);
-    assert!(matches!(world.reports.as_slice(), [Report::Stuck { .. }]), "{:?}", world.reports);
-    world.heal();
-    world.check_end();
-}
-
 #[test]
 fn a_compensation_is_tried_until_it_succeeds_and_a_refusal_marks_the_saga_stuck() {
     let mut world = begin(&trip());

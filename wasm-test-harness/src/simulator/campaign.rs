@@ -1,13 +1,14 @@
 //! Many seeds, on all cores, with progress; and what is shown of one that fails.
 
 use std::collections::BTreeMap;
+use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::Mutex;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
 
 use indicatif::{ProgressBar, ProgressStyle};
 
-use super::checker::{self, Tally, Violation};
+use super::checker::{self, Rule, Tally, Violation};
 use super::filter::Filter;
 use super::generate;
 use super::history::History;
@@ -26,6 +27,8 @@ pub struct SeedReport {
     pub tally: Tally,
     /// Faults that were injected.
     pub faults: u64,
+    /// How much virtual time it took, in nanoseconds.
+    pub took: u64,
     /// Everything that happened.
     pub history: History,
     /// The faults that its plan allows, as `--faults` takes them.
@@ -38,19 +41,51 @@ pub struct SeedReport {
 /// `faults` cannot be read.
 pub fn run_seed(filter: &Filter, seed: u64, faults: &str) -> anyhow::Result<SeedReport> {
     let plan = generate::plan(seed, faults)?;
-    let outcome = World::run(&plan, filter, seed);
-    let (violations, tally) = checker::check(&plan, &outcome);
-    let (faults, history) = (outcome.faults, outcome.history);
-    Ok(SeedReport { seed, violations, tally, faults, history, allows: plan.faults.to_string() })
+    let allows = plan.faults.to_string();
+    let run = AssertUnwindSafe(|| {
+        let outcome = World::run(&plan, filter, seed);
+        let (violations, tally) = checker::check(&plan, &outcome);
+        (violations, tally, outcome)
+    });
+    Ok(match catch_unwind(run) {
+        Ok((violations, tally, outcome)) => SeedReport {
+            seed,
+            violations,
+            tally,
+            faults: outcome.faults,
+            took: outcome.took,
+            history: outcome.history,
+            allows,
+        },
+        Err(panic) => {
+            let text = panic.downcast_ref::<String>().map(String::as_str);
+            let text = text.or_else(|| panic.downcast_ref::<&str>().copied()).unwrap_or_default();
+            let what = format!("the simulator panicked: {text}");
+            SeedReport {
+                seed,
+                violations: vec![Violation { at: 0, rule: Rule::Panic, what }],
+                tally: Tally::default(),
+                faults: 0,
+                took: 0,
+                history: History::default(),
+                allows,
+            }
+        }
+    })
 }
 
 impl SeedReport {
+    /// Whether one of these rules did not hold.
+    pub fn breaks(&self, rules: &[Rule]) -> bool {
+        self.violations.iter().any(|violation| rules.contains(&violation.rule))
+    }
+
     /// What a person needs to understand a failure: the trace, what was wrong, and how to see it again.
     pub fn show(&self, log: bool) -> String {
         let mut text = self.history.trace(log);
         text += &format!("\nseed {}: faults {}\n", self.seed, self.allows);
         for violation in self.violations.iter().take(SHOWN) {
-            text += &format!("WRONG {:>12.3}  {}\n", violation.at as f64 / 1e6, violation.what);
+            text += &format!("WRONG {:>12.3}  {:?}: {}\n", violation.at as f64 / 1e6, violation.rule, violation.what);
         }
         text +=
             &format!("{} rules were broken; the run's hash is {:016x}\n", self.violations.len(), self.history.hash());
@@ -67,8 +102,10 @@ pub struct Campaign {
     pub tally: Tally,
     /// Faults that were injected.
     pub faults: u64,
-    /// Seeds that failed, each with what was wrong first.
-    pub failed: BTreeMap<u64, String>,
+    /// Seeds that failed, each with what was wrong.
+    pub failed: BTreeMap<u64, Vec<Violation>>,
+    /// The longest that a run took, in nanoseconds of virtual time.
+    pub longest: u64,
     /// How long it took.
     pub took: Duration,
 }
@@ -80,10 +117,11 @@ impl std::fmt::Display for Campaign {
         write!(
             f,
             "{} seeds in {:.1} s ({rate:.0} a second): {} faults; {completed} sagas completed, {compensated} compensated, \
-             {lost} lost with their VM; {} seeds failed",
+             {lost} lost with their VM; the longest took {} s; {} seeds failed",
             self.seeds,
             self.took.as_secs_f64(),
             self.faults,
+            self.longest / 1_000_000_000,
             self.failed.len(),
         )
     }
@@ -96,6 +134,8 @@ pub enum Until {
     TheEnd,
     /// The first failure is enough.
     AFailure,
+    /// The first seed that breaks one of these rules is enough.
+    OneBreaks(&'static [Rule]),
 }
 
 /// Runs `count` seeds from `from` on, on `threads` threads.
@@ -136,7 +176,12 @@ pub fn run(
                         campaign.faults,
                         campaign.failed.len()
                     ));
-                    if until == Until::AFailure && !campaign.failed.is_empty() {
+                    let enough = match until {
+                        Until::TheEnd => false,
+                        Until::AFailure => !campaign.failed.is_empty(),
+                        Until::OneBreaks(rules) => report.breaks(rules),
+                    };
+                    if enough {
                         next.store(count, Ordering::Relaxed);
                     }
                 }
@@ -156,8 +201,9 @@ impl Campaign {
         self.tally.completed += report.tally.completed;
         self.tally.compensated += report.tally.compensated;
         self.tally.lost += report.tally.lost;
-        if let Some(first) = report.violations.first() {
-            self.failed.insert(report.seed, first.what.clone());
+        self.longest = self.longest.max(report.took);
+        if !report.violations.is_empty() {
+            self.failed.insert(report.seed, report.violations.clone());
         }
     }
 }

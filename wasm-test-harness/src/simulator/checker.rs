@@ -28,9 +28,75 @@ use self::view::View;
 pub struct Violation {
     /// When it showed.
     pub at: u64,
+    /// Which rule.
+    pub rule: Rule,
     /// What was wrong.
     pub what: String,
 }
+
+/// A rule.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
+pub enum Rule {
+    /// The checker understands every configuration, and every VM takes it.
+    Configuration,
+    /// Nothing panics in the simulator.
+    Panic,
+    /// VMs trap only where that was ordered.
+    Trap,
+    /// The filter logs no error.
+    LogError,
+    /// Events fit their sagas.
+    IllegalEvent,
+    /// A run comes to its end.
+    NotConverged,
+    /// A call is of a saga that a request has begun, and carries what it should, to where it should.
+    Envelope,
+    /// Only the owner of a saga sends for it, and only from an owner that is dead or seemed so is it taken over.
+    Owner,
+    /// Under a start key one saga is begun, and who asks again is told of it, and the same.
+    StartKey,
+    /// Attempts are counted, and there are no more than is allowed.
+    Attempts,
+    /// An attempt comes neither before it is welcome nor much later.
+    Pace,
+    /// An attempt may take as long as is configured.
+    Timeout,
+    /// An attempt, or a compensation, overtakes no attempt that is under way.
+    UnderWay,
+    /// A transaction comes after those before it, and only where its condition holds.
+    Forward,
+    /// Steps that wait for nothing are tried at once.
+    Together,
+    /// No transaction is sent once it has succeeded, was refused or is undone, or its saga has failed.
+    Final,
+    /// No transaction is sent after the deadline.
+    Deadline,
+    /// Nothing is compensated without a cause.
+    Cause,
+    /// Only what may have been done is compensated, and once.
+    Undo,
+    /// A step is undone after those that come after it.
+    UndoOrder,
+    /// What a client is told is true.
+    Told,
+    /// A client is told once.
+    ToldTwice,
+    /// A client waits as long as it should, and no longer.
+    Waits,
+    /// The status of an answer is the configured one.
+    Status,
+    /// The body of an answer is of the saga.
+    Reply,
+    /// A request is refused only for a reason.
+    Refusal,
+    /// In the end a saga is done or undone at its participants.
+    Outcome,
+    /// Nothing is left in the end.
+    Left,
+}
+
+/// Whether a rule holds; if not, which, and what in words.
+type Check = Result<(), (Rule, String)>;
 
 /// How the sagas of a run ended.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
@@ -50,7 +116,7 @@ pub fn check(plan: &Plan, outcome: &Outcome) -> (Vec<Violation>, Tally) {
         Ok(configurations) => configurations,
         Err(error) => {
             let what = format!("the checker does not understand a configuration: {error:#}");
-            return (vec![Violation { at: 0, what }], Tally::default());
+            return (vec![Violation { at: 0, rule: Rule::Configuration, what }], Tally::default());
         }
     };
     let mut view = View::new(plan, &configurations, &outcome.history);
@@ -58,7 +124,7 @@ pub fn check(plan: &Plan, outcome: &Outcome) -> (Vec<Violation>, Tally) {
         view.now = *at;
         match happening {
             Happening::Called(call) => view.called(*call),
-            Happening::CallRefused(call, _) => view.call_refused(*call),
+            Happening::CallRefused(call, status) => view.call_refused(*call, *status),
             Happening::Ended(call, ended) => view.ended(*call, ended),
             Happening::Dealt { call, deed, .. } => view.dealt(*call, *deed),
             Happening::Told(stream, told) => view.told(*stream, told),
@@ -66,9 +132,15 @@ pub fn check(plan: &Plan, outcome: &Outcome) -> (Vec<Violation>, Tally) {
             Happening::VmGone(vm, why) => view.vm_gone(*vm, why),
             Happening::Stalled(vm, _) => view.stalled(*vm),
             Happening::Requested(stream) => view.requested(*stream),
-            Happening::Trapped(_, why) if !why.contains("as was ordered") => view.wrong(format!("a VM trapped: {why}")),
-            Happening::VmStarted(_, _, false) => view.wrong("a configuration was refused".to_owned()),
-            Happening::Logged(_, level, text) if *level >= LOG_ERROR => view.wrong(format!("the filter says: {text}")),
+            Happening::Trapped(_, why) if !why.contains("as was ordered") => {
+                view.wrong(Rule::Trap, format!("a VM trapped: {why}"));
+            }
+            Happening::VmStarted(_, _, false) => {
+                view.wrong(Rule::Configuration, "a configuration was refused".to_owned());
+            }
+            Happening::Logged(_, level, text) if *level >= LOG_ERROR => {
+                view.wrong(Rule::LogError, format!("the filter says: {text}"));
+            }
             _ => {}
         }
     }

@@ -89,6 +89,8 @@ pub enum Deed {
 pub enum Ended {
     /// The participant has answered so.
     Answered(u16),
+    /// The participant has answered so, with a body that is not what it should be.
+    Unreadable(u16),
     /// The participant has answered so, and asked to be left alone for so many seconds.
     PutOff(u16, u32),
     /// The proxy has answered so in its place: 503 for a reset, 504 for a timeout.
@@ -104,7 +106,7 @@ pub enum Ended {
 pub enum Happening {
     /// A client's request has reached a proxy.
     Requested(StreamId),
-    /// A client was told something. `late`: after it had been told before.
+    /// A client was told something.
     Told(StreamId, Told),
     /// A client went away.
     Left(StreamId),
@@ -166,7 +168,14 @@ impl History {
                 self.hasher.update(name.as_bytes());
                 self.hasher.update(value);
             }
+            self.hasher.update(&call.callout.timeout_ms.to_le_bytes());
             self.hasher.update(&call.callout.body);
+        }
+        if let Happening::Told(_, Told::Answer { headers, .. }) = &happening {
+            for (name, value) in headers {
+                self.hasher.update(name.as_bytes());
+                self.hasher.update(value);
+            }
         }
         self.happenings.push((at, happening));
     }

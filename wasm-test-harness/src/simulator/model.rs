@@ -1,7 +1,7 @@
 //! What a saga definition says, as the checker understands it: read from the same configuration as the filter gets, by
 //! other code.
 
-use std::collections::BTreeSet;
+use std::collections::{BTreeMap, BTreeSet};
 
 use serde::Deserialize;
 use serde_json::Value as Json;
@@ -24,6 +24,22 @@ pub struct SagaModel {
     deadline: Option<String>,
     /// In the order of the configuration.
     pub steps: Vec<StepModel>,
+    #[serde(default)]
+    reply: Replies,
+}
+
+#[derive(Debug, Clone, Default, Deserialize)]
+struct Replies {
+    #[serde(default)]
+    completed: ReplyModel,
+    #[serde(default)]
+    compensated: ReplyModel,
+}
+
+#[derive(Debug, Clone, Default, Deserialize)]
+struct ReplyModel {
+    status: Option<u64>,
+    body: Option<Json>,
 }
 
 #[derive(Debug, Clone, Deserialize)]
@@ -60,6 +76,10 @@ pub struct CallModel {
     success: Option<String>,
     rejected: Option<String>,
     #[serde(default)]
+    headers: BTreeMap<String, String>,
+    #[serde(default)]
+    body: Json,
+    #[serde(default)]
     retry: RetryModel,
 }
 
@@ -74,6 +94,8 @@ const DEFAULT_DEADLINE_MS: u64 = 10_000;
 const DEFAULT_TIMEOUT_MS: u64 = 5_000;
 const DEFAULT_MAX_ATTEMPTS: u32 = 3;
 const DEFAULT_MAX_INTERVAL_MS: u64 = 5_000;
+const DEFAULT_COMPLETED: u64 = 200;
+const DEFAULT_COMPENSATED: u64 = 409;
 
 impl Configuration {
     /// Reads a configuration of the filter.
@@ -127,6 +149,21 @@ impl SagaModel {
         self.deadline.as_deref().map_or(DEFAULT_DEADLINE_MS, milliseconds)
     }
 
+    /// The status of the answer where it has completed.
+    pub fn status_when_completed(&self) -> u64 {
+        self.reply.completed.status.unwrap_or(DEFAULT_COMPLETED)
+    }
+
+    /// The status of the answer where it was compensated.
+    pub fn status_when_compensated(&self) -> u64 {
+        self.reply.compensated.status.unwrap_or(DEFAULT_COMPENSATED)
+    }
+
+    /// Whether the body of the answer is configured where it was compensated.
+    pub fn has_body_when_compensated(&self) -> bool {
+        self.reply.compensated.body.is_some()
+    }
+
     /// A step by its name.
     pub fn step(&self, name: &str) -> Option<&StepModel> {
         self.steps.iter().find(|step| step.name == name)
@@ -172,13 +209,37 @@ impl StepModel {
         self.transaction.retry.max_attempts.unwrap_or(DEFAULT_MAX_ATTEMPTS)
     }
 
-    /// How long one attempt of the transaction may take, in milliseconds.
-    pub fn timeout_ms(&self) -> u64 {
-        self.transaction.per_try_timeout.as_deref().map_or(DEFAULT_TIMEOUT_MS, milliseconds)
+    /// How long one attempt may take, in milliseconds. A compensation may take as long as its transaction, unless its
+    /// own definition says otherwise.
+    pub fn timeout_ms(&self, compensation: bool) -> u64 {
+        let own = self.compensation.as_ref().filter(|_| compensation).and_then(|call| call.per_try_timeout.as_ref());
+        let timeout = own.or(self.transaction.per_try_timeout.as_ref());
+        timeout.map_or(DEFAULT_TIMEOUT_MS, |timeout| milliseconds(timeout))
+    }
+
+    /// Members of the request's body that its calls read.
+    pub fn reads_of_request(&self) -> BTreeSet<&str> {
+        self.templates().flat_map(|text| text.split("${request.body.").skip(1)).map(word).collect()
+    }
+
+    /// Whether its calls read what another step was answered.
+    pub fn reads_answer_of(&self, other: &str) -> bool {
+        self.templates().flat_map(|text| text.split("${steps.").skip(1)).any(|rest| word(rest) == other)
+    }
+
+    fn templates(&self) -> impl Iterator<Item = &str> {
+        [Some(&self.transaction), self.compensation.as_ref()].into_iter().flatten().flat_map(CallModel::templates)
     }
 }
 
 impl CallModel {
+    /// Texts with `${...}`: those of a body only from its first level.
+    fn templates(&self) -> impl Iterator<Item = &str> {
+        let members = self.body.as_object().into_iter().flat_map(|body| body.values());
+        let body = members.chain([&self.body]).filter_map(Json::as_str);
+        self.headers.values().map(String::as_str).chain([self.path.as_str()]).chain(body)
+    }
+
     /// Whether its outcomes are those that the checker expects, or its `success` is one that makes no difference.
     fn is_understood(&self, success: &str) -> bool {
         self.rejected.is_none() && self.success.as_deref().is_none_or(|other| other == success)
@@ -188,6 +249,12 @@ impl CallModel {
     pub fn max_interval_ms(&self) -> u64 {
         self.retry.max_interval.as_deref().map_or(DEFAULT_MAX_INTERVAL_MS, milliseconds)
     }
+}
+
+/// The name with which a text begins.
+fn word(text: &str) -> &str {
+    let end = text.find(|sign: char| !sign.is_ascii_alphanumeric() && sign != '_');
+    &text[..end.unwrap_or(text.len())]
 }
 
 /// The member of the request's body that a condition asks for.

@@ -34,13 +34,16 @@ use super::plan::{MS, Plan, SECOND, Trouble};
 use super::process::{ContextId, Process};
 
 /// After healing everything must have come to an end within this time.
-const CONVERGES_WITHIN: Nanos = 1_800 * SECOND;
+const CONVERGES_WITHIN: Nanos = 120 * SECOND;
 /// A run with more events than this does not end by itself.
 const MAX_EVENTS: u64 = 400_000;
 /// For so long nothing but heartbeats may come in the end.
 const QUIET: Nanos = 5 * SECOND;
 /// A root's heartbeat comes every 500 ms.
 const MOST_TICKS_IN_QUIET: u32 = 11;
+
+/// When an event is due, and, of those due at one time, which comes first.
+type Due = (Nanos, u64);
 
 /// What is on the agenda.
 #[derive(Debug)]
@@ -118,7 +121,7 @@ pub struct World<'a> {
     seed: u64,
     clock: Rc<Clock>,
     random: Pcg64Mcg,
-    agenda: BTreeMap<(Nanos, u64), Event>,
+    agenda: BTreeMap<Due, Event>,
     scheduled: u64,
     /// Events on the agenda that are no ticks.
     busy: u64,
@@ -242,10 +245,12 @@ impl<'a> World<'a> {
         self.schedule_at(self.now().saturating_add(after), event);
     }
 
-    fn schedule_at(&mut self, at: Nanos, event: Event) {
+    fn schedule_at(&mut self, at: Nanos, event: Event) -> Due {
         self.scheduled += 1;
         self.busy += u64::from(!matches!(event, Event::Tick { .. }));
-        self.agenda.insert((at, self.scheduled), event);
+        let due = (at, self.scheduled);
+        self.agenda.insert(due, event);
+        due
     }
 
     fn tell(&mut self, happening: Happening) {

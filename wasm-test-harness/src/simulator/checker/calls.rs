@@ -3,66 +3,74 @@
 use serde_json::Value as Json;
 
 use super::view::{Came, Half, SLACK, SagaView, StepView, View};
+use super::{Check, Rule};
 use crate::simulator::history::{CallId, CallRecord};
-use crate::simulator::host::Nanos;
+use crate::simulator::host::{Nanos, Status};
 use crate::simulator::model::StepModel;
 use crate::simulator::plan::MS;
 
 impl<'a> View<'a> {
     pub(super) fn called(&mut self, call: CallId) {
         let record = &self.history.calls[call];
-        if let Err(what) = self.check_call(call, record) {
+        if let Err((rule, what)) = self.check_call(call, record) {
             let name = self.history.name(call);
-            self.wrong(format!("{name}: {what}"));
+            self.wrong(rule, format!("{name}: {what}"));
         }
         let now = self.now;
+        let over =
+            self.sagas.get(record.header("saga-id")).is_some_and(|saga| saga.has_failed() || saga.is_overdue(now));
         if let Some(half) = self.half(record) {
             half.first_tried_at.get_or_insert(now);
+            half.resolving = over && half.came(Came::Unknown);
             half.attempts.push((call, Came::NotYet));
         }
     }
 
     /// A call that its proxy has refused was tried, and is no attempt.
-    pub(super) fn call_refused(&mut self, call: CallId) {
+    pub(super) fn call_refused(&mut self, call: CallId, status: Status) {
         let record = &self.history.calls[call];
-        if let Err(what) = self.know(record) {
-            self.wrong(what);
+        if let Err((rule, what)) = self.know(record) {
+            self.wrong(rule, what);
         }
         let now = self.now;
         if let Some(half) = self.half(record) {
             half.first_tried_at.get_or_insert(now);
             half.last_ended_at = now;
             half.put_off = 0;
+            half.refused |= status == Status::BadArgument;
         }
     }
 
-    fn check_call(&mut self, call: CallId, record: &'a CallRecord) -> Result<(), String> {
+    fn check_call(&mut self, call: CallId, record: &'a CallRecord) -> Check {
         self.know(record)?;
         self.check_owner(record)?;
-        let saga = self.sagas.get(record.header("saga-id")).ok_or("of no saga")?;
-        let step = saga.model.step(record.header("saga-step")).ok_or("of no step of its saga")?;
+        let saga = self.sagas.get(record.header("saga-id")).ok_or((Rule::Envelope, "of no saga".to_owned()))?;
+        let step =
+            saga.model.step(record.header("saga-step")).ok_or((Rule::Envelope, "of no step of its saga".to_owned()))?;
         check_headers(saga, step, record)?;
         let view = saga.step(&step.name);
         let half = if record.is_compensation() { &view.compensation } else { &view.transaction };
         self.check_attempt(step, half, record)?;
         if record.is_compensation() {
-            check_compensation(saga, step, &view)
+            check_compensation(saga, step, &view)?;
+            check_cause(saga, self.now, self.clock_may_be_off(saga))
         } else {
             self.check_transaction(saga, step, &view, call)
         }
     }
 
     /// Enters the saga of a call on its first.
-    fn know(&mut self, record: &'a CallRecord) -> Result<(), String> {
+    fn know(&mut self, record: &'a CallRecord) -> Check {
         let id = record.header("saga-id");
         if self.sagas.contains_key(id) {
             return Ok(());
         }
         let request_id = record.header("x-request-id");
-        let stream = self.stream_of_request(request_id).ok_or("the request id is of no request")?;
-        let model = self.model_of(stream).ok_or("its request begins no saga")?;
+        let stream =
+            self.stream_of_request(request_id).ok_or((Rule::Envelope, "the request id is of no request".to_owned()))?;
+        let model = self.model_of(stream).ok_or((Rule::Envelope, "its request begins no saga".to_owned()))?;
         if let Some(other) = self.saga_of.insert(record.header("x-request-id"), id.to_owned()) {
-            return Err(format!("its request has already begun the saga {other}"));
+            return Err((Rule::Envelope, format!("its request has already begun the saga {other}")));
         }
         let client = &self.plan.clients[self.history.streams[stream].client];
         let saga = SagaView {
@@ -73,6 +81,8 @@ impl<'a> View<'a> {
             client: self.history.streams[stream].client,
             began_at: record.at,
             steps: model.steps.iter().map(|step| (step.name.as_str(), StepView::default())).collect(),
+            // What came before its first call nobody has seen.
+            failed_before: record.header("saga-epoch") != "1",
             told: None,
             reply: None,
         };
@@ -81,119 +91,107 @@ impl<'a> View<'a> {
         if let Some(key) = client.start_key()
             && let Some(other) = self.keys.insert((proxy, self.kills_of(proxy), &client.path, key), id.to_owned())
         {
-            return Err(format!("under its start key the saga {other} has begun before"));
+            return Err((Rule::StartKey, format!("under its start key the saga {other} has begun before")));
         }
         Ok(())
     }
 
     /// A call of a higher epoch takes its saga over, from an owner that is dead or seemed so.
-    fn check_owner(&mut self, record: &'a CallRecord) -> Result<(), String> {
-        let epoch: u32 = record.header("saga-epoch").parse().map_err(|_| "saga-epoch is no number".to_owned())?;
+    fn check_owner(&mut self, record: &'a CallRecord) -> Check {
+        let wrong = |what: &str| Err((Rule::Owner, what.to_owned()));
+        let Ok(epoch) = record.header("saga-epoch").parse::<u32>() else { return wrong("saga-epoch is no number") };
         let (gone, slow) = (&self.gone, &self.slow);
-        let saga = self.sagas.get_mut(record.header("saga-id")).ok_or("of no saga")?;
+        let Some(saga) = self.sagas.get_mut(record.header("saga-id")) else { return wrong("of no saga") };
         if epoch < saga.epoch {
-            return Err(format!("its saga is in epoch {}", saga.epoch));
+            return Err((Rule::Owner, format!("its saga is in epoch {}", saga.epoch)));
         }
         if epoch == saga.epoch {
-            return if record.vm == saga.vm {
-                Ok(())
-            } else {
-                Err("sent by a VM that does not own the saga".to_owned())
-            };
+            return if record.vm == saga.vm { Ok(()) } else { wrong("sent by a VM that does not own the saga") };
         }
         let owner = saga.vm;
         saga.taken_over(record.vm, epoch);
         if owner.0 != record.vm.0 {
-            return Err("sent by another process than its saga's".to_owned());
+            return wrong("sent by another process than its saga's");
         }
         // Between two epochs there may have been an owner that sent nothing.
         if owner != record.vm && !gone.contains_key(&owner) && !slow.contains(&owner) {
-            return Err("taken over from a VM that lives".to_owned());
+            return wrong("taken over from a VM that lives");
         }
         Ok(())
     }
 
-    fn check_attempt(&self, step: &StepModel, half: &Half, record: &CallRecord) -> Result<(), String> {
+    fn check_attempt(&self, step: &StepModel, half: &Half, record: &CallRecord) -> Check {
         let number = half.of_owner().len() + 1;
         if record.header("saga-attempt") != number.to_string() {
-            return Err(format!("is attempt {number}"));
+            return Err((Rule::Attempts, format!("is attempt {number}")));
         }
         if half.came(Came::NotYet) {
-            return Err("another attempt is under way".to_owned());
+            return Err((Rule::UnderWay, "another attempt is under way".to_owned()));
         }
         let call = if record.is_compensation() { step.compensation.as_ref() } else { Some(&step.transaction) };
         let longest = call.map_or(0, |call| call.max_interval_ms()) * MS;
         let put_off = half.put_off.min(longest);
         // The filter counts whole milliseconds.
         if self.now + MS < half.last_ended_at + put_off {
-            return Err(format!("comes sooner than {} ms after it was put off", put_off / MS));
+            return Err((Rule::Pace, format!("comes sooner than {} ms after it was put off", put_off / MS)));
         }
         let slow = self.slow.contains(&record.vm);
         let late = half.last_ended_at + longest + SLACK + self.frozen(record.vm.0);
         if half.last_ended_at > 0 && self.now > late && number > 1 && !slow {
-            return Err(format!("comes {} ms after the attempt before", (self.now - half.last_ended_at) / MS));
+            return Err((
+                Rule::Pace,
+                format!("comes {} ms after the attempt before", (self.now - half.last_ended_at) / MS),
+            ));
         }
         Ok(())
     }
 
-    fn check_transaction(
-        &self,
-        saga: &SagaView<'_>,
-        step: &StepModel,
-        view: &StepView,
-        call: CallId,
-    ) -> Result<(), String> {
+    fn check_transaction(&self, saga: &SagaView<'_>, step: &StepModel, view: &StepView, call: CallId) -> Check {
         let half = &view.transaction;
         if !view.compensation.attempts.is_empty() {
-            return Err("its compensation has been sent before".to_owned());
+            return Err((Rule::Final, "its compensation has been sent before".to_owned()));
         }
         if saga.skips(step) {
-            return Err("its condition is false".to_owned());
+            return Err((Rule::Forward, "its condition is false".to_owned()));
         }
         for before in step.after.iter().filter_map(|name| saga.model.step(name)) {
-            let settled = saga.step(&before.name).transaction.last() == Some(Came::Success);
-            if !settled && !saga.skips(before) {
-                return Err(format!("{} has not succeeded", before.name));
+            if !saga.lets_pass(before) {
+                return Err((Rule::Forward, format!("{} has not succeeded", before.name)));
             }
         }
-        if half.owner_saw(Came::Success) && self.answers_are_readable() {
-            return Err("it has succeeded before".to_owned());
+        if half.owner_saw(Came::Success) {
+            return Err((Rule::Final, "it has succeeded before".to_owned()));
         }
+        let refused_for_good = half.of_owner().last().is_some_and(|(_, came)| *came == Came::Refusal);
+        let over = saga.has_failed() || saga.failed_before || saga.is_overdue(self.now);
         // An owner before this one may have sent what nobody saw.
-        let may_be_done = half.came(Came::Unknown) || half.came(Came::Success) || saga.epoch > 1;
-        let resolving = step.needs_answer() && may_be_done;
-        if resolving {
+        let may_be_done = half.came(Came::Unknown) || saga.epoch > 1;
+        if step.needs_answer() && may_be_done && !refused_for_good && over {
             return Ok(());
         }
         if half.owner_saw(Came::Refusal) {
-            return Err("it was refused before".to_owned());
+            return Err((Rule::Final, "it was refused before".to_owned()));
         }
         if saga.has_failed() {
-            return Err("the saga is being compensated".to_owned());
+            let failed = saga.failed_step().unwrap_or("no step");
+            return Err((Rule::Final, format!("the saga is being compensated: {failed} has failed")));
         }
         if half.of_owner().len() >= step.max_attempts() as usize {
-            return Err(format!("{} attempts are allowed", step.max_attempts()));
+            return Err((Rule::Attempts, format!("{} attempts are allowed", step.max_attempts())));
         }
         let deadline = saga.began_at + saga.model.deadline_ms() * MS;
-        // The filter counts whole milliseconds.
-        // The deadline is by wall clock, and another VM's may have jumped.
-        let jumped = saga.epoch > 1 && self.plan.faults.clock_jump > 0.0;
-        if self.history.calls[call].at > deadline + MS && !jumped {
-            return Err("the deadline has passed".to_owned());
+        // The filter counts whole milliseconds. The deadline is by wall clock, and another VM's may have jumped.
+        if self.history.calls[call].at > deadline + MS && !self.clock_may_be_off(saga) {
+            return Err((Rule::Deadline, "the deadline has passed".to_owned()));
         }
         Ok(())
     }
-
-    /// A success that cannot be read is none where the compensation needs it.
-    fn answers_are_readable(&self) -> bool {
-        self.plan.faults.answer_unreadable == 0.0 && self.plan.orders.is_empty()
-    }
 }
 
-fn check_headers(saga: &SagaView<'_>, step: &StepModel, record: &CallRecord) -> Result<(), String> {
+fn check_headers(saga: &SagaView<'_>, step: &StepModel, record: &CallRecord) -> Check {
     let (half, call) = match &step.compensation {
         Some(compensation) if record.is_compensation() => ("c", compensation),
-        None if record.is_compensation() => return Err("there is nothing to undo it".to_owned()),
+        None if record.is_compensation() => return Err((Rule::Undo, "there is nothing to undo it".to_owned())),
         _ => ("t", &step.transaction),
     };
     let cluster = call.cluster.as_ref().or(step.transaction.cluster.as_ref());
@@ -203,56 +201,72 @@ fn check_headers(saga: &SagaView<'_>, step: &StepModel, record: &CallRecord) -> 
         [("saga-name", saga.model.name.as_str()), ("saga-action", action), ("idempotency-key", key.as_str())];
     for (header, expected) in expected {
         if record.header(header) != expected {
-            return Err(format!("{header} is {:?}, expected {expected:?}", record.header(header)));
+            return Err((Rule::Envelope, format!("{header} is {:?}, expected {expected:?}", record.header(header))));
         }
     }
+    let timeout_ms = step.timeout_ms(record.is_compensation());
+    if u64::from(record.callout.timeout_ms) != timeout_ms {
+        let found = record.callout.timeout_ms;
+        return Err((Rule::Timeout, format!("may take {found} ms, expected {timeout_ms} ms")));
+    }
     if Some(&record.callout.cluster) != cluster {
-        return Err(format!("goes to {:?}, expected {cluster:?}", record.callout.cluster));
+        return Err((Rule::Envelope, format!("goes to {:?}, expected {cluster:?}", record.callout.cluster)));
     }
     if half == "t" {
         let body: Json = serde_json::from_slice(&record.callout.body).unwrap_or(Json::Null);
         if body["guest"] != saga.body["guest"] {
-            return Err(format!("is for the guest {}, expected {}", body["guest"], saga.body["guest"]));
+            return Err((
+                Rule::Envelope,
+                format!("is for the guest {}, expected {}", body["guest"], saga.body["guest"]),
+            ));
         }
     }
     Ok(())
 }
 
-fn check_compensation(saga: &SagaView<'_>, step: &StepModel, view: &StepView) -> Result<(), String> {
+fn check_compensation(saga: &SagaView<'_>, step: &StepModel, view: &StepView) -> Check {
     if view.transaction.came(Came::NotYet) {
-        return Err("an attempt of its transaction is under way".to_owned());
+        return Err((Rule::UnderWay, "an attempt of its transaction is under way".to_owned()));
     }
     if !view.may_be_done(step) && saga.epoch == 1 {
-        return Err("its transaction was certainly not done".to_owned());
+        return Err((Rule::Undo, "its transaction was certainly not done".to_owned()));
     }
     if step.needs_answer() && !view.transaction.came(Came::Success) {
-        return Err("its transaction has not answered what it needs".to_owned());
+        return Err((Rule::Undo, "its transaction has not answered what it needs".to_owned()));
     }
     if view.compensation.of_owner().last().is_some_and(|(_, came)| *came == Came::Success) {
-        return Err("it has succeeded before".to_owned());
+        return Err((Rule::Undo, "it has succeeded before".to_owned()));
     }
     if saga.told == Some("completed") {
-        return Err("its client was told that the saga has completed".to_owned());
+        return Err((Rule::Told, "its client was told that the saga has completed".to_owned()));
     }
     for name in saga.model.successors(&step.name) {
         let Some(after) = saga.model.step(name) else { continue };
         let view = saga.step(name);
         if view.transaction.came(Came::NotYet) {
-            return Err(format!("{name}, which comes after it, is under way"));
+            return Err((Rule::UnderWay, format!("{name}, which comes after it, is under way")));
         }
         if after.compensation.is_some() && view.may_be_done(after) && !view.is_undone() {
-            return Err(format!("{name}, which comes after it, is not undone"));
+            return Err((Rule::UndoOrder, format!("{name}, which comes after it, is not undone")));
         }
     }
     Ok(())
 }
 
+/// A saga compensates because a step failed, or because time is up.
+pub(super) fn check_cause(saga: &SagaView<'_>, now: Nanos, clock_off: bool) -> Check {
+    if saga.has_failed() || saga.failed_before || saga.is_overdue(now) || clock_off {
+        return Ok(());
+    }
+    Err((Rule::Cause, "no step of its saga has failed, and its deadline has not passed".to_owned()))
+}
+
 /// The steps that need not wait for any other are tried at once.
-pub(super) fn first_steps_are_tried_together(saga: &SagaView<'_>) -> Result<(), String> {
+pub(super) fn first_steps_are_tried_together(saga: &SagaView<'_>) -> Check {
     let began: Nanos = saga.began_at;
     for step in saga.model.steps.iter().filter(|step| step.after.is_empty() && !saga.skips(step)) {
         if saga.step(&step.name).transaction.first_tried_at != Some(began) {
-            return Err(format!("{} waits for nothing, and was not sent at the begin", step.name));
+            return Err((Rule::Together, format!("{} waits for nothing, and was not sent at the begin", step.name)));
         }
     }
     Ok(())

@@ -2,9 +2,9 @@
 
 use serde_json::Value as Json;
 
-use super::calls::first_steps_are_tried_together;
+use super::calls::{check_cause, first_steps_are_tried_together};
 use super::view::{Came, SLACK, SagaView, View};
-use super::{Tally, of_saga};
+use super::{Check, Rule, Tally, of_saga};
 use crate::simulator::history::{StreamId, Told};
 use crate::simulator::host::{Nanos, text};
 use crate::simulator::journal_view::Kept;
@@ -20,25 +20,27 @@ const ASKING: Nanos = 100 * MS;
 const SWIFT: Nanos = 10 * MS;
 /// So many VMs have to end before a saga may be suspected of being the cause.
 const ENDS_OF_A_SUSPECT: usize = 3;
+/// What a client is told whose saga goes on without it.
+const STILL_WORKING: u64 = 504;
 
 impl<'a> View<'a> {
     pub(super) fn told(&mut self, stream: StreamId, told: &'a Told) {
         if self.told.insert(stream, (self.now, told)).is_some() {
-            self.wrong(format!("client {} was told twice", self.history.streams[stream].client));
+            self.wrong(Rule::ToldTwice, format!("client {} was told twice", self.history.streams[stream].client));
         }
-        if let Err(what) = self.check_told(stream, told) {
+        if let Err((rule, what)) = self.check_told(stream, told) {
             let client = self.history.streams[stream].client;
-            self.wrong(format!("client {client} was told {}, but {what}", told.summary()));
+            self.wrong(rule, format!("client {client} was told {}, but {what}", told.summary()));
         }
     }
 
-    fn check_told(&mut self, stream: StreamId, told: &'a Told) -> Result<(), String> {
+    fn check_told(&mut self, stream: StreamId, told: &'a Told) -> Check {
         let begins = self.model_of(stream).is_some();
         match told {
             Told::Cut(_) => return Ok(()),
-            Told::Application if begins => return Err("its request begins a saga".to_owned()),
+            Told::Application if begins => return Err((Rule::Told, "its request begins a saga".to_owned())),
             Told::Application => return Ok(()),
-            Told::Answer { .. } if !begins => return Err("its request begins no saga".to_owned()),
+            Told::Answer { .. } if !begins => return Err((Rule::Told, "its request begins no saga".to_owned())),
             Told::Answer { .. } => {}
         }
         let request_id = self.history.streams[stream].request_id.as_str();
@@ -50,7 +52,7 @@ impl<'a> View<'a> {
         }
         let Some((status, id)) = of_saga(told) else {
             return if saga.is_some() {
-                Err("its saga has begun".to_owned())
+                Err((Rule::Told, "its saga has begun".to_owned()))
             } else {
                 self.check_refusal(stream, told)
             };
@@ -58,39 +60,48 @@ impl<'a> View<'a> {
         // A saga that skips every step sends nothing, and nobody knows it.
         let Some(known) = saga else { return self.check_empty(stream, status) };
         if known != id {
-            return Err(format!("its saga is {known}"));
+            return Err((Rule::Told, format!("its saga is {known}")));
         }
         let now = self.now;
         let vm = self.history.streams[stream].vm.unwrap_or_default();
         let (frozen, slow) = (self.frozen(vm.0), self.slow.contains(&vm));
+        let clock_off = self.sagas.get(id).is_some_and(|saga| self.clock_may_be_off(saga));
         let Some(saga) = self.sagas.get_mut(id) else { return Ok(()) };
         let may_wait = (saga.model.deadline_ms() + GRACE_MS) * MS;
         let waited = now - saga.began_at;
         if waited > may_wait + SLACK + frozen && !slow {
-            return Err(format!("waited {} ms", waited / MS));
+            return Err((Rule::Waits, format!("waited {} ms", waited / MS)));
         }
         match status {
             "completed" => {
                 saga.told = Some("completed");
                 saga.reply = body_of(told);
                 is_completed(saga)?;
+                check_status(told, saga.model.status_when_completed())?;
                 check_reply(saga, id, told)
             }
             "compensated" => {
                 saga.told = Some("compensated");
                 saga.reply = body_of(told);
-                is_compensated(saga)
+                is_compensated(saga)?;
+                check_cause(saga, now, clock_off)?;
+                check_status(told, saga.model.status_when_compensated())?;
+                check_summary(saga.model.has_body_when_compensated(), id, status, told)
             }
             "running" | "compensating" if waited + MS < may_wait && !slow => {
-                Err(format!("waited only {} ms", waited / MS))
+                Err((Rule::Waits, format!("waited only {} ms", waited / MS)))
             }
-            "running" | "compensating" => Ok(()),
-            other => Err(format!("{other:?} is no state of a saga")),
+            "running" | "compensating" => {
+                check_status(told, STILL_WORKING)?;
+                check_summary(false, id, status, told)
+            }
+            other => Err((Rule::Told, format!("{other:?} is no state of a saga"))),
         }
     }
 
     /// A client that asks again under its key gets the saga of the request before.
-    fn check_repeated(&mut self, stream: StreamId, id: &str, told: &'a Told) -> Result<(), String> {
+    fn check_repeated(&mut self, stream: StreamId, id: &str, told: &'a Told) -> Check {
+        let wrong = |what: &str| Err((Rule::StartKey, what.to_owned()));
         let Told::Answer { headers, body, .. } = told else { return Ok(()) };
         let record = &self.history.streams[stream];
         let vm = record.vm.unwrap_or_default();
@@ -103,33 +114,35 @@ impl<'a> View<'a> {
         let Some(saga) = self.sagas.get_mut(id) else { return Ok(()) };
         let (this, first) = (&plan.clients[record.client], &plan.clients[saga.client]);
         if this.start_key().is_none() || this.start_key() != first.start_key() || this.body != first.body {
-            return Err("that is the saga of another request".to_owned());
+            return wrong("that is the saga of another request");
         }
         let waited = now - asked;
         match text(headers, "saga-status").unwrap_or_default() {
             end @ ("completed" | "compensated") => {
                 if text(headers, "idempotency-replayed") != Some("true") {
-                    return Err("it does not say that it is told again".to_owned());
+                    return wrong("it does not say that it is told again");
                 }
                 let end = if end == "completed" { "completed" } else { "compensated" };
                 if saga.told.is_some_and(|told| told != end) {
-                    return Err(format!("before it was told {:?}", saga.told));
+                    return wrong("before another end was told");
                 }
                 saga.told = Some(end);
                 let same = saga.reply.get_or_insert_with(|| body.clone());
                 if same != body {
-                    return Err("before it was told something else".to_owned());
+                    return wrong("before something else was told");
                 }
                 if end == "completed" { is_completed(saga) } else { is_compensated(saga) }
             }
-            _ if waited + MS < may_wait && !lenient => Err(format!("waited only {} ms", waited / MS)),
-            _ if waited > may_wait + SLACK + ASKING && !lenient => Err(format!("waited {} ms", waited / MS)),
+            _ if waited + MS < may_wait && !lenient => Err((Rule::Waits, format!("waited only {} ms", waited / MS))),
+            _ if waited > may_wait + SLACK + ASKING && !lenient => {
+                Err((Rule::Waits, format!("waited {} ms", waited / MS)))
+            }
             _ => Ok(()),
         }
     }
 
     /// Refused before it began: only where there is a reason.
-    fn check_refusal(&self, stream: StreamId, told: &Told) -> Result<(), String> {
+    fn check_refusal(&self, stream: StreamId, told: &Told) -> Check {
         let Told::Answer { status, headers, .. } = told else { return Ok(()) };
         let client = &self.plan.clients[self.history.streams[stream].client];
         let lacks = !String::from_utf8_lossy(&client.body).contains("\"guest\"");
@@ -143,7 +156,7 @@ impl<'a> View<'a> {
             413 if too_large => Ok(()),
             503 if scarce && retry_after => Ok(()),
             422 if self.shares_key(client) => Ok(()),
-            _ => Err("there is no reason to refuse its request".to_owned()),
+            _ => Err((Rule::Refusal, "there is no reason to refuse its request".to_owned())),
         }
     }
 
@@ -154,7 +167,7 @@ impl<'a> View<'a> {
     }
 
     /// A saga that sends nothing: because it skips every step, or all before one that cannot be sent.
-    fn check_empty(&self, stream: StreamId, status: &str) -> Result<(), String> {
+    fn check_empty(&self, stream: StreamId, status: &str) -> Check {
         let client = &self.plan.clients[self.history.streams[stream].client];
         let body: Json = serde_json::from_slice(&client.body).unwrap_or_default();
         let Some(saga) = self.model_of(stream) else { return Ok(()) };
@@ -163,35 +176,35 @@ impl<'a> View<'a> {
         match status {
             "completed" if skips_all => Ok(()),
             "compensated" if skips_first && body.get("guest").is_none() => Ok(()),
-            _ => Err("nothing was sent for its saga".to_owned()),
+            _ => Err((Rule::Told, "nothing was sent for its saga".to_owned())),
         }
     }
 
     pub(super) fn end(&mut self, outcome: &Outcome) -> Tally {
         if !outcome.converged {
-            self.wrong("the run does not come to an end".to_owned());
+            self.wrong(Rule::NotConverged, "the run does not come to an end".to_owned());
         }
         for (vm, root) in &outcome.open_roots {
-            self.wrong(format!("root {root} of {vm:?} has a saga in the end"));
+            self.wrong(Rule::Left, format!("root {root} of {vm:?} has a saga in the end"));
         }
         if outcome.illegal_events > 0 {
-            self.wrong(format!("{} events did not fit their sagas", outcome.illegal_events));
+            self.wrong(Rule::IllegalEvent, format!("{} events did not fit their sagas", outcome.illegal_events));
         }
         for (proxy, kept) in outcome.kept.iter().enumerate() {
             if let Some(what) = self.check_kept(proxy, kept) {
-                self.wrong(format!("proxy{proxy}: {what}"));
+                self.wrong(Rule::Left, format!("proxy{proxy}: {what}"));
             }
         }
         for (vm, root) in &outcome.restless {
-            self.wrong(format!("root {root} of {vm:?} has timers in the end"));
+            self.wrong(Rule::Left, format!("root {root} of {vm:?} has timers in the end"));
         }
         self.check_streams();
         let mut tally = Tally::default();
         let ids: Vec<String> = self.sagas.keys().cloned().collect();
         for id in ids {
             let Some(saga) = self.sagas.get(&id).cloned() else { continue };
-            if let Err(what) = self.check_saga(&saga, &id, outcome, &mut tally) {
-                self.wrong(format!("saga {id}: {what}"));
+            if let Err((rule, what)) = self.check_saga(&saga, &id, outcome, &mut tally) {
+                self.wrong(rule, format!("saga {id}: {what}"));
             }
         }
         tally
@@ -214,19 +227,19 @@ impl<'a> View<'a> {
         for (stream, record) in self.history.streams.iter().enumerate() {
             let lost = record.vm.is_none_or(|vm| self.gone.contains_key(&vm));
             if !self.told.contains_key(&stream) && !self.left.contains(&stream) && !lost {
-                self.wrong(format!("client {} waits for ever", record.client));
+                self.wrong(Rule::Waits, format!("client {} waits for ever", record.client));
             }
         }
     }
 
-    fn check_saga(&self, saga: &SagaView<'_>, id: &str, outcome: &Outcome, tally: &mut Tally) -> Result<(), String> {
+    fn check_saga(&self, saga: &SagaView<'_>, id: &str, outcome: &Outcome, tally: &mut Tally) -> Check {
         let mut held = 0;
         let mut to_undo = Vec::new();
         for step in &saga.model.steps {
             let participant = step.transaction.cluster.as_ref().and_then(|name| outcome.participants.get(name));
             let (stand, cancelled) = participant.map_or((0, 0), |participant| participant.bookings(id, &step.name));
             if stand + cancelled > 1 || saga.step(&step.name).applied > 1 {
-                return Err(format!("{} was applied {} times", step.name, stand + cancelled));
+                return Err((Rule::Outcome, format!("{} was applied {} times", step.name, stand + cancelled)));
             }
             held += stand;
             if stand == 1 && step.compensation.is_some() {
@@ -251,10 +264,13 @@ impl<'a> View<'a> {
             tally.compensated += 1;
             let swift = self.plan.latency <= SWIFT && self.plan.orders.is_empty();
             if outcome.faults == 0 && swift {
-                return Err("nothing went wrong, and it did not complete".to_owned());
+                return Err((Rule::Cause, "nothing went wrong, and it did not complete".to_owned()));
             }
         } else {
-            return Err(format!("{held} of {asked} steps hold, and {to_undo:?} are not undone (told {:?})", saga.told));
+            return Err((
+                Rule::Outcome,
+                format!("{held} of {asked} steps hold, and {to_undo:?} are not undone (told {:?})", saga.told),
+            ));
         }
         Ok(())
     }
@@ -264,39 +280,58 @@ fn body_of(told: &Told) -> Option<Vec<u8>> {
     if let Told::Answer { body, .. } = told { Some(body.clone()) } else { None }
 }
 
-fn is_completed(saga: &SagaView<'_>) -> Result<(), String> {
+fn is_completed(saga: &SagaView<'_>) -> Check {
     for step in saga.model.steps.iter().filter(|step| !saga.skips(step)) {
         let view = saga.step(&step.name);
         if view.transaction.last() != Some(Came::Success) {
-            return Err(format!("{} has not succeeded", step.name));
+            return Err((Rule::Told, format!("{} has not succeeded", step.name)));
         }
         if !view.compensation.attempts.is_empty() {
-            return Err(format!("{} was to be compensated", step.name));
+            return Err((Rule::Told, format!("{} was to be compensated", step.name)));
         }
     }
     Ok(())
 }
 
-fn is_compensated(saga: &SagaView<'_>) -> Result<(), String> {
+fn is_compensated(saga: &SagaView<'_>) -> Check {
     for step in &saga.model.steps {
         let view = saga.step(&step.name);
         if view.transaction.came(Came::NotYet) || view.compensation.came(Came::NotYet) {
-            return Err(format!("{} is under way", step.name));
+            return Err((Rule::Told, format!("{} is under way", step.name)));
         }
         if step.compensation.is_some() && view.may_be_done(step) && !view.is_undone() {
-            return Err(format!("{} is not undone", step.name));
+            return Err((Rule::Told, format!("{} is not undone", step.name)));
         }
     }
     Ok(())
 }
 
+fn check_status(told: &Told, expected: u64) -> Check {
+    match told {
+        Told::Answer { status, .. } if u64::from(*status) != expected => {
+            Err((Rule::Status, format!("its status should be {expected}")))
+        }
+        _ => Ok(()),
+    }
+}
+
+/// A body that was not configured names the saga, and where it is.
+fn check_summary(configured: bool, id: &str, state: &str, told: &Told) -> Check {
+    let Told::Answer { body, .. } = told else { return Ok(()) };
+    let body: Json = serde_json::from_slice(body).unwrap_or_default();
+    if configured || (body["saga_id"] == id && body["saga_status"] == state) {
+        return Ok(());
+    }
+    Err((Rule::Reply, "its body does not say so of its saga".to_owned()))
+}
+
 /// A reply of a generated saga names the saga and its guest.
-fn check_reply(saga: &SagaView<'_>, id: &str, told: &Told) -> Result<(), String> {
+fn check_reply(saga: &SagaView<'_>, id: &str, told: &Told) -> Check {
     let Told::Answer { body, .. } = told else { return Ok(()) };
     let Ok(body) = serde_json::from_slice::<Json>(body) else {
-        return Err("that is no JSON".to_owned());
+        return Err((Rule::Reply, "that is no JSON".to_owned()));
     };
     let named = body["trip"].as_str().or(body["saga_id"].as_str());
     let guest = body.get("guest").is_none_or(|guest| *guest == saga.body["guest"]);
-    if named == Some(id) && guest { Ok(()) } else { Err("that names another saga or guest".to_owned()) }
+    if named == Some(id) && guest { Ok(()) } else { Err((Rule::Reply, "that names another saga or guest".to_owned())) }
 }

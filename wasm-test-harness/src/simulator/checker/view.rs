@@ -4,7 +4,7 @@ use std::collections::{BTreeMap, BTreeSet};
 
 use serde_json::Value as Json;
 
-use super::Violation;
+use super::{Rule, Violation};
 use crate::simulator::history::{CallId, CallRecord, Deed, Ended, History, StreamId, Told, VmId};
 use crate::simulator::host::Nanos;
 use crate::simulator::model::{Configuration, SagaModel, StepModel};
@@ -35,6 +35,10 @@ pub(super) struct Half {
     pub(super) put_off: Nanos,
     /// So many of the attempts are of owners before this one, who have told nobody what they came to.
     pub(super) before: usize,
+    /// The last attempt was sent only to learn whether an earlier one was done.
+    pub(super) resolving: bool,
+    /// It was refused for good, by its participant or for want of a cluster; whatever came of earlier attempts.
+    pub(super) refused: bool,
 }
 
 impl Half {
@@ -55,9 +59,12 @@ impl Half {
                 *came = Came::Unknown;
             }
         }
-        self.before = self.attempts.len();
-        self.last_ended_at = 0;
-        self.put_off = 0;
+        *self = Half {
+            before: self.attempts.len(),
+            attempts: std::mem::take(&mut self.attempts),
+            first_tried_at: self.first_tried_at,
+            ..Half::default()
+        };
     }
 
     pub(super) fn came(&self, came: Came) -> bool {
@@ -75,6 +82,8 @@ pub(super) struct StepView {
     pub(super) transaction: Half,
     pub(super) compensation: Half,
     pub(super) applied: u32,
+    /// What it answered, those after it cannot read.
+    pub(super) unreadable: bool,
 }
 
 impl StepView {
@@ -102,6 +111,8 @@ pub(super) struct SagaView<'a> {
     pub(super) client: usize,
     pub(super) began_at: Nanos,
     pub(super) steps: BTreeMap<&'a str, StepView>,
+    /// It had failed to the knowledge of an owner before this one, which may have recorded that.
+    pub(super) failed_before: bool,
     /// The end that a client was told.
     pub(super) told: Option<&'static str>,
     /// What was in that answer: who asks again is told the same.
@@ -119,6 +130,7 @@ impl SagaView<'_> {
 
     /// Another VM has it from now on.
     pub(super) fn taken_over(&mut self, vm: VmId, epoch: u32) {
+        self.failed_before |= self.has_failed();
         (self.vm, self.epoch) = (vm, epoch);
         for step in self.steps.values_mut() {
             step.transaction.taken_over();
@@ -130,11 +142,47 @@ impl SagaView<'_> {
         self.steps.values().any(|step| !step.compensation.attempts.is_empty())
     }
 
-    /// Some step can never succeed any more: no new transaction may be sent.
+    /// Some step can never succeed any more: the saga is to be compensated, and no new transaction may be sent.
     pub(super) fn has_failed(&self) -> bool {
-        let refused =
-            |step: &StepView| step.transaction.owner_saw(Came::Refusal) && !step.transaction.came(Came::Unknown);
-        self.steps.values().any(refused) || self.any_compensation()
+        self.any_compensation() || self.failed_step().is_some()
+    }
+
+    pub(super) fn failed_step(&self) -> Option<&str> {
+        let failed = |step: &&StepModel| !self.skips(step) && self.step_has_failed(step);
+        self.model.steps.iter().find(failed).map(|step| step.name.as_str())
+    }
+
+    /// A transaction that was refused, whose attempts are used up, or that cannot be sent.
+    fn step_has_failed(&self, step: &StepModel) -> bool {
+        let half = self.step(&step.name).transaction;
+        // What comes after the last attempt that is allowed is only sent to learn what became of it.
+        let allowed = half.of_owner().get(..step.max_attempts() as usize).unwrap_or_default();
+        let vain = |came: Came| !matches!(came, Came::Success | Came::NotYet);
+        let used_up = !allowed.is_empty() && allowed.iter().all(|(_, came)| vain(*came));
+        half.refused || used_up || (half.attempts.is_empty() && self.cannot_be_sent(step))
+    }
+
+    /// Its turn has come, and it, or its compensation, reads what the request or an answer does not have.
+    fn cannot_be_sent(&self, step: &StepModel) -> bool {
+        let lacks = step.reads_of_request().iter().any(|name| self.body.get(name).is_none());
+        let unread = || step.after.iter().any(|name| self.step(name).unreadable && step.reads_answer_of(name));
+        self.turn_has_come(step) && (lacks || unread())
+    }
+
+    /// Every step before it has succeeded or was skipped.
+    fn turn_has_come(&self, step: &StepModel) -> bool {
+        step.after.iter().filter_map(|name| self.model.step(name)).all(|before| self.lets_pass(before))
+    }
+
+    /// The steps after it need not wait for it any more. One whose condition is false is skipped when its turn comes.
+    pub(super) fn lets_pass(&self, step: &StepModel) -> bool {
+        let succeeded = self.step(&step.name).transaction.last() == Some(Came::Success);
+        succeeded || (self.skips(step) && self.turn_has_come(step))
+    }
+
+    /// The deadline has passed, or may have for the filter, which counts whole milliseconds.
+    pub(super) fn is_overdue(&self, now: Nanos) -> bool {
+        now + MS >= self.began_at + self.model.deadline_ms() * MS
     }
 }
 
@@ -182,8 +230,8 @@ impl<'a> View<'a> {
         }
     }
 
-    pub(super) fn wrong(&mut self, what: String) {
-        self.violations.push(Violation { at: self.now, what });
+    pub(super) fn wrong(&mut self, rule: Rule, what: String) {
+        self.violations.push(Violation { at: self.now, rule, what });
     }
 
     /// The definition under which the request of a stream is served.
@@ -213,11 +261,26 @@ impl<'a> View<'a> {
         let came = match ended {
             // Nothing there to undo is what was wanted, where it need not have been there.
             Ended::Answered(404 | 410) if compensation && self.need_not_exist(record) => Came::Success,
+            Ended::Unreadable(_) if !compensation && self.needs_answer(record) => Came::Unknown,
             _ => came_of(ended),
         };
-        let Some(half) = self.half(record) else { return };
-        if !half.of_owner().iter().any(|(other, _)| *other == call) {
+        let needs_answer = !compensation && self.needs_answer(record);
+        if !self.half(record).is_some_and(|half| half.of_owner().iter().any(|(other, _)| *other == call)) {
             return;
+        }
+        if let Some(step) = self.step_of(record) {
+            step.unreadable = !compensation && matches!(ended, Ended::Unreadable(_));
+        }
+        let Some(half) = self.half(record) else { return };
+        let mut came = came;
+        if came == Came::Refusal && !compensation {
+            half.refused = true;
+            // After an unknown attempt a refusal may only mean that the key is being worked on. Where the answer is
+            // needed it is asked for again, until it is refused while that is all that it is sent for; 409 never tells.
+            let conflict = matches!(ended, Ended::Answered(409));
+            if needs_answer && half.came(Came::Unknown) && (conflict || !half.resolving) {
+                came = Came::Unknown;
+            }
         }
         half.last_ended_at = now;
         half.put_off = if let Ended::PutOff(_, after_s) = ended { Nanos::from(*after_s) * SECOND } else { 0 };
@@ -236,18 +299,22 @@ impl<'a> View<'a> {
 
     pub(super) fn dealt(&mut self, call: CallId, deed: Deed) {
         let record = &self.history.calls[call];
-        let step = self
-            .sagas
-            .get_mut(record.header("saga-id"))
-            .and_then(|saga| saga.steps.get_mut(record.header("saga-step")));
-        if let Some(step) = step {
+        if let Some(step) = self.step_of(record) {
             step.applied += u32::from(deed == Deed::Applied);
         }
     }
 
+    fn step_of(&mut self, record: &CallRecord) -> Option<&mut StepView> {
+        self.sagas.get_mut(record.header("saga-id"))?.steps.get_mut(record.header("saga-step"))
+    }
+
+    fn needs_answer(&self, record: &CallRecord) -> bool {
+        let saga = self.sagas.get(record.header("saga-id"));
+        saga.and_then(|saga| saga.model.step(record.header("saga-step"))).is_some_and(StepModel::needs_answer)
+    }
+
     pub(super) fn half(&mut self, record: &CallRecord) -> Option<&mut Half> {
-        let saga = self.sagas.get_mut(record.header("saga-id"))?;
-        let step = saga.steps.get_mut(record.header("saga-step"))?;
+        let step = self.step_of(record)?;
         Some(if record.is_compensation() { &mut step.compensation } else { &mut step.transaction })
     }
 
@@ -270,6 +337,11 @@ impl<'a> View<'a> {
         self.requested_at.insert(stream, self.now);
     }
 
+    /// The deadline is by the wall clock of whoever has the saga, which may be another than that of its begin.
+    pub(super) fn clock_may_be_off(&self, saga: &SagaView<'_>) -> bool {
+        saga.epoch > 1 && self.plan.faults.clock_jump > 0.0
+    }
+
     /// How often the process of a proxy has been killed.
     pub(super) fn kills_of(&self, proxy: usize) -> usize {
         self.kills.range((proxy, 0)..(proxy + 1, 0)).count()
@@ -287,7 +359,7 @@ const KILLED: &str = "killed with its process";
 /// From the documentation's table of outcomes.
 fn came_of(ended: &Ended) -> Came {
     match ended {
-        Ended::Answered(200..=299) => Came::Success,
+        Ended::Answered(200..=299) | Ended::Unreadable(_) => Came::Success,
         Ended::PutOff(..) | Ended::Answered(429) => Came::NotNow,
         Ended::Answered(408 | 425) => Came::Unknown,
         Ended::Answered(400..=499) => Came::Refusal,

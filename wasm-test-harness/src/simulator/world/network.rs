@@ -154,10 +154,11 @@ impl World<'_> {
             return self.schedule(latency, broken(call));
         }
         let succeeded = (200..300).contains(&answer.status) && answer.body.is_some();
-        let mut body = answer.body.as_ref().map_or(Vec::new(), |body| body.to_string().into_bytes());
+        let body = answer.body.as_ref().map_or(Vec::new(), |body| body.to_string().into_bytes());
         if succeeded && self.strikes(faults.answer_unreadable) {
             let wrong: &[u8] = if self.random.random_bool(0.5) { b"booked {not: json" } else { b"{}" };
-            body = wrong.to_vec();
+            return self
+                .schedule(latency, unreadable(call, answer.status, answer_headers(answer.status), wrong.to_vec()));
         }
         if matches!(answer.status, 429 | 503) {
             let after_s = self.random.random_range(0..=3);
@@ -218,7 +219,7 @@ impl World<'_> {
                 let (status, body) = with_body(&shown);
                 let filler = "x".repeat(usize::try_from(fault.size_mib << 20).unwrap_or(usize::MAX));
                 let body = format!("{{\"filler\":\"{filler}\",{}", body.trim_start_matches('{'));
-                self.schedule(latency, whole(call, status, answer_headers(status), body.into_bytes()));
+                self.schedule(latency, unreadable(call, status, answer_headers(status), body.into_bytes()));
             }
             FaultKind::StrangeHeaders => {
                 self.tell(dealt(shown.status));
@@ -235,7 +236,7 @@ impl World<'_> {
                 let status = with_body(&shown).0;
                 let mut headers = answer_headers(status);
                 headers[1].1 = b"text/plain".to_vec();
-                self.schedule(latency, whole(call, status, headers, b"booked {not: json".to_vec()));
+                self.schedule(latency, unreadable(call, status, headers, b"booked {not: json".to_vec()));
             }
         }
     }
@@ -276,8 +277,8 @@ impl World<'_> {
         let record = &self.history.calls[call];
         let step = step(record);
         match (record.is_compensation(), ended) {
-            (false, Ended::Answered(200..=299)) => self.known_done.insert(step),
-            (true, Ended::Answered(200..=499) | Ended::PutOff(..)) | (false, _) => false,
+            (false, Ended::Answered(200..=299) | Ended::Unreadable(_)) => self.known_done.insert(step),
+            (true, Ended::Answered(200..=499) | Ended::Unreadable(_) | Ended::PutOff(..)) | (false, _) => false,
             (true, _) => self.known_done.remove(&step),
         };
     }
@@ -292,6 +293,11 @@ fn answer_headers(status: u16) -> Headers {
 
 fn whole(call: CallId, status: u16, headers: Headers, body: Vec<u8>) -> Event {
     Event::AnswerArrives { call, answer: CalloutAnswer::Whole { headers, body }, ended: Ended::Answered(status) }
+}
+
+/// A success of which nothing can be read: it is no JSON, lacks what is read, or is too large to be kept.
+fn unreadable(call: CallId, status: u16, headers: Headers, body: Vec<u8>) -> Event {
+    Event::AnswerArrives { call, answer: CalloutAnswer::Whole { headers, body }, ended: Ended::Unreadable(status) }
 }
 
 /// Not now: come again after so many seconds.

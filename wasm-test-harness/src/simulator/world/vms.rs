@@ -6,7 +6,7 @@ use std::rc::Rc;
 
 use serde_json::{Value as Json, json};
 
-use super::{Event, World};
+use super::{Due, Event, World};
 use crate::simulator::history::{CallRecord, Happening, Told, VmId};
 use crate::simulator::host::{Effect, Host, Nanos};
 use crate::simulator::plan::{MS, SECOND, Succession};
@@ -40,6 +40,8 @@ pub(super) struct Slot {
 struct Root {
     id: ContextId,
     tick_generation: u64,
+    /// Its next tick on the agenda.
+    next_tick: Option<Due>,
     period_ms: u32,
     /// It was asked to end.
     ending: bool,
@@ -117,9 +119,12 @@ impl World<'_> {
                 let Some(slot) = self.slot(vm).roots.iter_mut().find(|one| one.id == root) else { return };
                 slot.tick_generation += 1;
                 slot.period_ms = period_ms;
-                let generation = slot.tick_generation;
+                let (generation, replaced) = (slot.tick_generation, slot.next_tick.take());
+                if let Some(replaced) = replaced {
+                    self.agenda.remove(&replaced);
+                }
                 if period_ms > 0 {
-                    self.schedule(Nanos::from(period_ms) * MS, Event::Tick { vm, root, generation });
+                    self.schedule_tick(vm, root, generation, period_ms);
                 }
             }
             Effect::QueueReady(owner, root, queue) => {
@@ -141,7 +146,20 @@ impl World<'_> {
         self.callback(vm, |vm| vm.tick(root));
         // The timer starts again after the callback, unless that has set it anew.
         if let Some(period_ms) = current(self) {
-            self.schedule(Nanos::from(period_ms) * MS, Event::Tick { vm, root, generation });
+            self.schedule_tick(vm, root, generation, period_ms);
+        }
+    }
+
+    fn stop_ticks(&mut self, mut root: Root) {
+        if let Some(tick) = root.next_tick.take() {
+            self.agenda.remove(&tick);
+        }
+    }
+
+    fn schedule_tick(&mut self, vm: VmId, root: ContextId, generation: u64, period_ms: u32) {
+        let due = self.schedule_at(self.now() + Nanos::from(period_ms) * MS, Event::Tick { vm, root, generation });
+        if let Some(root) = self.slot(vm).roots.iter_mut().find(|one| one.id == root) {
+            root.next_tick = Some(due);
         }
     }
 
@@ -155,7 +173,9 @@ impl World<'_> {
     /// Takes a VM away, with all that is in it. Its streams are answered no more.
     fn remove_vm(&mut self, vm: VmId, why: &'static str) {
         if self.slot(vm).vm.take().is_some() {
-            self.slot(vm).roots.clear();
+            for root in std::mem::take(&mut self.slot(vm).roots) {
+                self.stop_ticks(root);
+            }
             self.proxies[vm.0].process.borrow_mut().remove_vm(vm.1);
             self.tell(Happening::VmGone(vm, why));
         }
@@ -260,7 +280,7 @@ impl World<'_> {
         let mut taken = true;
         for configuration in chain {
             let id = self.slot(vm).new_context();
-            self.slot(vm).roots.push(Root { id, tick_generation: 0, period_ms: 0, ending: false });
+            self.slot(vm).roots.push(Root { id, tick_generation: 0, next_tick: None, period_ms: 0, ending: false });
             // A trap on the way is no refusal.
             taken &= self.callback(vm, |vm| vm.create_root(id, &configuration)) != Some(false);
             ids.push(id);
@@ -336,7 +356,10 @@ impl World<'_> {
         if !self.slot(vm).roots.iter().any(|one| one.id == root && one.ending) {
             return;
         }
-        self.slot(vm).roots.retain(|one| one.id != root);
+        if let Some(index) = self.slot(vm).roots.iter().position(|one| one.id == root) {
+            let ended = self.slot(vm).roots.remove(index);
+            self.stop_ticks(ended);
+        }
         self.tell(Happening::RootEnded(vm, root));
         self.callback(vm, |vm| vm.delete(root));
         if let Some(vm) = &mut self.slot(vm).vm {
