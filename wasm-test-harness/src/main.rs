@@ -1,11 +1,14 @@
-//! The command line of the harness: participants, the checker of configurations, the demo.
+//! The command line of the harness: participants, the checker of configurations, the demo, the simulator.
 
 use std::process::ExitCode;
 
 use clap::{Parser, Subcommand};
 
 #[derive(Parser)]
-#[command(name = "sagabox-harness", about = "Participants, configuration checks and the demo of Sagabox")]
+#[command(
+    name = "sagabox-harness",
+    about = "Participants, configuration checks, the demo and the simulator of Sagabox"
+)]
 struct Cli {
     #[command(subcommand)]
     command: Command,

@@ -88,7 +88,7 @@ pub struct LocalReply {
 pub enum Effect {
     /// Send this.
     Call(Callout),
-    /// A callout was refused at once: this cluster, for this reason.
+    /// A callout was refused at once, for this reason. Its token is 0.
     CallRefused(Callout, Status),
     /// Answer a client.
     Reply(LocalReply),

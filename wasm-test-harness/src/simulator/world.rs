@@ -130,8 +130,8 @@ pub struct World<'a> {
     history: History,
     proxies: Vec<Proxy>,
     participants: Vec<Participant>,
-    /// Calls that have not ended for their VM, by its token.
-    open_calls: BTreeMap<CallId, ()>,
+    /// Calls that have not ended for their VM.
+    open_calls: BTreeSet<CallId>,
     streams: Vec<Stream>,
     stream_of: BTreeMap<(VmId, ContextId), StreamId>,
     /// Steps of sagas whose VM was told of their success.
@@ -183,7 +183,7 @@ impl<'a> World<'a> {
             history: History::default(),
             proxies: Vec::new(),
             participants: plan.participants.iter().map(|name| Participant::new(name)).collect(),
-            open_calls: BTreeMap::new(),
+            open_calls: BTreeSet::new(),
             streams: Vec::new(),
             stream_of: BTreeMap::new(),
             known_done: BTreeSet::new(),

@@ -258,7 +258,7 @@ impl World<'_> {
 
     /// The first end of a call is told to the VM that made it, if that is still there.
     pub(super) fn call_ended(&mut self, call: CallId, answer: CalloutAnswer, ended: Ended) {
-        if self.open_calls.remove(&call).is_none() {
+        if !self.open_calls.remove(&call) {
             return;
         }
         let (vm, context) = (self.history.calls[call].vm, self.history.calls[call].callout.context);

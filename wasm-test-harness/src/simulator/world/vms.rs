@@ -100,7 +100,7 @@ impl World<'_> {
             Effect::Call(callout) => {
                 let call = self.history.calls.len();
                 self.history.calls.push(CallRecord { at, vm, callout });
-                self.open_calls.insert(call, ());
+                self.open_calls.insert(call);
                 self.tell(Happening::Called(call));
                 self.send(call);
             }
