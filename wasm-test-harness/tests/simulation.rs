@@ -129,8 +129,7 @@ fn rules_that_find(fault: Planted) -> &'static [Rule] {
         Planted::OrderOfCompensationsIgnored => &[Rule::UndoOrder],
         Planted::WrongStatus => &[Rule::Status],
         Planted::SagaDroppedWithClient => &[Rule::Left],
-        // Its VM lives, so nobody should have to take its sagas over.
-        Planted::OldConfigurationLetGo => &[Rule::Owner],
+        Planted::OldConfigurationLetGo => &[Rule::Outcome, Rule::Left],
         Planted::EpochNotRaised | Planted::TakenOverTooSoon => &[Rule::Owner],
         Planted::InFlightTakenForNotSent => &[Rule::UndoOrder, Rule::Outcome],
         Planted::IntentNotJournaled
