@@ -1,6 +1,6 @@
 //! Runs the cases of a file in the simulator.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 
 use anyhow::ensure;
 
@@ -100,19 +100,21 @@ fn observe(
 ) -> BTreeMap<String, Observed> {
     let history = &outcome.history;
     let mut answers: BTreeMap<usize, Answer> = BTreeMap::new();
-    // As participants came to them; each once, though what is slow is dealt with twice.
-    let mut dealt: Vec<CallId> = Vec::new();
+    let mut dealt: BTreeSet<CallId> = BTreeSet::new();
     for (_, happening) in &history.happenings {
         match happening {
             Happening::Told(stream, told) => {
                 answers.entry(history.streams[*stream].client).or_insert_with(|| answer(told));
             }
-            Happening::Dealt { call, .. } if !dealt.contains(call) => dealt.push(*call),
+            Happening::Dealt { call, .. } => {
+                dealt.insert(*call);
+            }
             _ => {}
         }
     }
     let request_ids: BTreeMap<&str, usize> =
         history.streams.iter().map(|stream| (stream.request_id.as_str(), stream.client)).collect();
+    // Sent and received in the same order: without random faults nothing overtakes what it depends on.
     let mut received: BTreeMap<(usize, Role), Vec<Received>> = BTreeMap::new();
     let mut sagas: BTreeMap<usize, String> = BTreeMap::new();
     for call in dealt {
