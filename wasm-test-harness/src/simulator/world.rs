@@ -114,6 +114,13 @@ pub struct Outcome {
     pub faults: u64,
 }
 
+/// A time in which nothing but ticks has come.
+struct Quiet {
+    since: Nanos,
+    /// How many of each root.
+    ticks: BTreeMap<(VmId, ContextId), u32>,
+}
+
 /// See the module's text.
 pub struct World<'a> {
     plan: &'a Plan,
@@ -125,8 +132,7 @@ pub struct World<'a> {
     scheduled: u64,
     /// Events on the agenda that are no ticks.
     busy: u64,
-    /// Since when nothing but ticks has come, and how many of each root.
-    quiet: Option<(Nanos, BTreeMap<(VmId, ContextId), u32>)>,
+    quiet: Option<Quiet>,
     history: History,
     proxies: Vec<Proxy>,
     participants: Vec<Participant>,
@@ -158,8 +164,8 @@ impl<'a> World<'a> {
             }
             world.clock.advance_to(at);
             world.busy -= u64::from(!matches!(event, Event::Tick { .. }));
-            if let (Some((_, ticks)), Event::Tick { vm, root, .. }) = (&mut world.quiet, &event) {
-                *ticks.entry((*vm, *root)).or_default() += 1;
+            if let (Some(quiet), Event::Tick { vm, root, .. }) = (&mut world.quiet, &event) {
+                *quiet.ticks.entry((*vm, *root)).or_default() += 1;
             }
             world.take(event);
             if world.is_over() {
@@ -202,8 +208,8 @@ impl<'a> World<'a> {
             return false;
         }
         let now = self.clock.now();
-        let (since, _) = self.quiet.get_or_insert_with(|| (now, BTreeMap::new()));
-        *since + QUIET <= now
+        let quiet = self.quiet.get_or_insert_with(|| Quiet { since: now, ticks: BTreeMap::new() });
+        quiet.since + QUIET <= now
     }
 
     fn prepare(&mut self) {
@@ -431,7 +437,7 @@ impl<'a> World<'a> {
         }
         let participants = self.plan.participants.iter().cloned().zip(self.participants).collect();
         let kept = self.proxies.iter().map(|proxy| proxy.process.borrow().kept()).collect();
-        let ticks = self.quiet.take().map(|(_, ticks)| ticks).unwrap_or_default();
+        let ticks = self.quiet.take().map(|quiet| quiet.ticks).unwrap_or_default();
         let restless = ticks.into_iter().filter(|(_, count)| *count > MOST_TICKS_IN_QUIET).map(|(root, _)| root);
         Outcome {
             participants,
