@@ -1,7 +1,7 @@
 //! The journal in the shared data of the proxy process: sagas outlive their VM and its configuration, not the process.
 //!
 //! ```text
-//!   sagabox/vm/0                  who the VM is, its beat, how many slots it uses
+//!   sagabox/vm/0                  who the VM is, its beat, how much it retains
 //!   sagabox/vm/0/configuration    with which its sagas began
 //!   sagabox/vm/0/saga/0           a saga: owner, epoch, sequence; then its records, a line each
 //!   sagabox/vm/0/saga/1           (free)
@@ -274,11 +274,8 @@ impl Journal for SharedJournal {
 
     fn leave(&mut self, store: &mut impl SharedData) {
         let retained = self.retained.counts();
-        let (state, slots) = if retained.sagas > 0 { (RowState::Left, None) } else { (RowState::Free, Some(0)) };
-        self.write_row(store, |row| {
-            row.state = state;
-            row.slots = slots.unwrap_or(row.slots);
-        });
+        let state = if retained.sagas > 0 { RowState::Left } else { RowState::Free };
+        self.write_row(store, |row| row.state = state);
         self.own = None;
         self.retained = Retained::default();
     }

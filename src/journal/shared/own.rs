@@ -7,17 +7,17 @@ use super::row::{Row, RowState, configuration_key, row_key, slot_key};
 use super::{MAX_ROWS, MAX_TRIES, Place, SharedJournal};
 use crate::journal::{SharedData, Version};
 
-/// Slots are announced so many at a time, before any of them is used.
-pub(super) const SLOTS_AT_A_TIME: u32 = 64;
-
 #[derive(Debug)]
 pub(super) struct OwnRow {
     pub(super) number: u32,
     pub(super) row: Row,
     /// The row, as it is in shared data if it is still our own.
     written: Vec<u8>,
-    /// Below `row.slots`, and not in use.
+    /// Of the slots that were used at any time, those that are not in use. A slot is used for the first time only when
+    /// all before it are in use: whoever looks for sagas stops at the first that does not exist.
     pub(super) free: BTreeSet<u32>,
+    /// How many slots were used at any time.
+    pub(super) slots: u32,
 }
 
 impl SharedJournal {
@@ -29,7 +29,7 @@ impl SharedJournal {
             // What this says holds only for sagas of this row, and none is in it yet.
             overwrite(store, &configuration_key(number), &self.configuration);
             let written = row.encode();
-            self.own = Some(OwnRow { number, row, written, free: BTreeSet::new() });
+            self.own = Some(OwnRow { number, row, written, free: BTreeSet::new(), slots: 0 });
         }
         self.own.as_mut()
     }
@@ -57,15 +57,13 @@ impl SharedJournal {
         self.own_row(store)?;
         loop {
             let own = self.own.as_mut()?;
-            let Some(slot) = own.free.pop_first() else {
-                let first = own.row.slots;
-                let last = first.checked_add(SLOTS_AT_A_TIME)?;
-                // Whoever takes this VM over looks at the slots that its row tells of, and at no other.
-                if !self.write_row(store, |row| row.slots = last) {
-                    return None;
+            let slot = match own.free.pop_first() {
+                Some(slot) => slot,
+                None => {
+                    let slot = own.slots;
+                    own.slots = slot.checked_add(1)?;
+                    slot
                 }
-                self.own.as_mut()?.free.extend(first..last);
-                continue;
             };
             let place = Place { row: own.number, slot };
             match store.shared(&slot_key(place.row, place.slot)) {

@@ -21,8 +21,6 @@ pub(super) struct Row {
     pub(super) state: RowState,
     /// Raised with every tick of the VM.
     pub(super) beat: u64,
-    /// All slots in use are below this number.
-    pub(super) slots: u32,
     /// What the VM retained as it last raised its beat.
     pub(super) retained: Counts,
 }
@@ -43,7 +41,7 @@ pub(super) enum RowState {
 
 impl Row {
     pub(super) fn new(vm: String) -> Row {
-        Row { version: RECORD_VERSION, vm, state: RowState::Serving, beat: 0, slots: 0, retained: Counts::default() }
+        Row { version: RECORD_VERSION, vm, state: RowState::Serving, beat: 0, retained: Counts::default() }
     }
 
     /// None where the row was not written by a module that keeps the same records.

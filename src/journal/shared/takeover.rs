@@ -100,7 +100,8 @@ impl SharedJournal {
         if self.own_row(store).is_none() {
             return;
         }
-        row.state = if row.slots == 0 { RowState::Free } else { RowState::TakenBy(self.name()) };
+        let unused = store.shared(&slot_key(number, 0)).is_none();
+        row.state = if unused { RowState::Free } else { RowState::TakenBy(self.name()) };
         // Somebody else was quicker, or the VM lives after all.
         if store.set_shared(&row_key(number), &row.encode(), Some(version)).is_err() || row.state == RowState::Free {
             return;
@@ -110,8 +111,11 @@ impl SharedJournal {
         let row_of = if planted(Planted::ResumedUnderOwnDefinition) { own } else { number };
         let definitions = definitions(store, row_of);
         let mut taken = TakenRow { open: BTreeSet::new() };
-        for slot in 0..row.slots {
+        for slot in 0.. {
             let place = Place { row: number, slot };
+            if store.shared(&slot_key(number, slot)).is_none() {
+                break;
+            }
             match self.take_slot(store, place, died_at) {
                 Taken::Empty => {}
                 Taken::Kept => {
