@@ -1,7 +1,7 @@
 //! Planted faults are in an artefact of their own, never in the one that ships.
 
 use harness::envoy::project_root;
-use sagabox::planted::Planted;
+use sagabox::planted::{Planted, TRAP_HEADER};
 
 const VARIABLE: &str = "SAGABOX_PLANTED_FAULT";
 
@@ -19,7 +19,7 @@ fn the_artefact_that_ships_has_no_planted_fault() {
     let shipped = artefact("release", "build");
     assert!(holds(&shipped, "idempotency-key"), "the test finds what it looks for");
     let names = Planted::ALL.iter().map(|fault| fault.name());
-    let found: Vec<&str> = names.chain([VARIABLE]).filter(|name| holds(&shipped, name)).collect();
+    let found: Vec<&str> = names.chain([VARIABLE, TRAP_HEADER]).filter(|name| holds(&shipped, name)).collect();
     assert!(found.is_empty(), "{found:?}");
 }
 
@@ -27,7 +27,7 @@ fn the_artefact_that_ships_has_no_planted_fault() {
 fn the_artefact_of_the_planted_faults_has_them_all() {
     let planted = artefact("planted", "build-planted");
     let names = Planted::ALL.iter().map(|fault| fault.name());
-    let missing: Vec<&str> = names.chain([VARIABLE]).filter(|name| !holds(&planted, name)).collect();
+    let missing: Vec<&str> = names.chain([VARIABLE, TRAP_HEADER]).filter(|name| !holds(&planted, name)).collect();
     assert!(missing.is_empty(), "{missing:?}");
-    assert!(Planted::ALL.len() >= 18);
+    assert!(Planted::ALL.len() >= 40);
 }

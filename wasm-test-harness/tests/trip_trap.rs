@@ -7,11 +7,10 @@ use harness::envoy::project_root;
 use harness::loopback::{self, Answer, Client};
 use harness::participant::{Action, Fault, FaultKind};
 use harness::trip::{BodyMode, Trip, TripRequest};
+use sagabox::planted::TRAP_HEADER;
 
 /// Under way when the VM ends.
 const SAGAS: usize = 100;
-/// Header at which the module with planted faults traps.
-const TRAP: &str = "x-sagabox-trap";
 
 async fn trip() -> Trip {
     let module = project_root().join("target/wasm32-wasip1/planted/sagabox.wasm");
@@ -54,7 +53,7 @@ async fn every_saga_of_a_vm_that_traps_ends_and_who_asks_again_gets_its_answer()
         .collect();
     tokio::time::sleep(Duration::from_millis(700)).await;
 
-    let trap = loopback::json_request(&trip.url(BodyMode::Option), &guest(0).body(), &[(TRAP, "1")]).unwrap();
+    let trap = loopback::json_request(&trip.url(BodyMode::Option), &guest(0).body(), &[(TRAP_HEADER, "1")]).unwrap();
     let trapped = Client::http1().timeout(Duration::from_secs(5)).begin(trap);
     tokio::time::sleep(Duration::from_millis(300)).await;
     assert!(under_way.iter().all(|one| !one.is_done()), "all were to be under way when the VM ended");
