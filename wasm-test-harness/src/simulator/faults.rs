@@ -64,6 +64,8 @@ pub struct Faults {
     /// The wall clock of a proxy jumps by up to an hour.
     pub clock_jump: f64,
 
+    /// A VM traps a few host calls after a client's request has come to it: in the middle of its saga.
+    pub trap_in_saga: f64,
     /// A compare-and-swap in shared data fails, as if somebody had been quicker.
     pub cas_conflict: f64,
 }
@@ -104,6 +106,8 @@ impl Faults {
     const OF_THE_JOURNAL: [Field; 2] =
         [("vm_stalled", |faults| &mut faults.vm_stalled), ("cas_conflict", |faults| &mut faults.cas_conflict)];
 
+    const OF_OWNERS: [Field; 1] = [("trap_in_saga", |faults| &mut faults.trap_in_saga)];
+
     /// Some of the faults, each at a rate of its own: a few at a time find more than all at once, which leave no saga
     /// alive for long.
     pub fn random(random: &mut Pcg64Mcg) -> Faults {
@@ -124,13 +128,18 @@ impl Faults {
         faults
     }
 
-    /// The same, with some faults of the journal. They are drawn for themselves, so that a seed keeps its others.
-    pub fn with_journal(mut self, random: &mut Pcg64Mcg) -> Faults {
-        for (_, field) in Self::OF_THE_JOURNAL {
-            if random.random_bool(0.15) {
-                *field(&mut self) = [0.05, 0.5, 1.0][random.random_range(0..3)];
+    /// The same, with some faults of the journal and of owners. Each group is drawn for itself, so that a seed keeps what
+    /// it had before there was the next.
+    pub fn with_journal(mut self, random: &mut Pcg64Mcg, of_owners: &mut Pcg64Mcg) -> Faults {
+        let mut draw = |fields: &[Field], random: &mut Pcg64Mcg| {
+            for (_, field) in fields {
+                if random.random_bool(0.15) {
+                    *field(&mut self) = [0.05, 0.5, 1.0][random.random_range(0..3)];
+                }
             }
-        }
+        };
+        draw(&Self::OF_THE_JOURNAL, random);
+        draw(&Self::OF_OWNERS, of_owners);
         // With certainty no write would ever come through.
         self.cas_conflict = self.cas_conflict.min(0.7);
         self
@@ -163,7 +172,12 @@ impl Faults {
     }
 
     fn fields() -> impl Iterator<Item = Field> {
-        Self::CALLS.into_iter().chain(Self::CLIENTS).chain(Self::TROUBLES).chain(Self::OF_THE_JOURNAL)
+        Self::CALLS
+            .into_iter()
+            .chain(Self::CLIENTS)
+            .chain(Self::TROUBLES)
+            .chain(Self::OF_THE_JOURNAL)
+            .chain(Self::OF_OWNERS)
     }
 }
 

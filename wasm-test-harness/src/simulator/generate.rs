@@ -26,9 +26,11 @@ pub fn plan(seed: u64, faults: &str) -> anyhow::Result<Plan> {
     let mut generator = Generator {
         random: Pcg64Mcg::seed_from_u64(seed ^ 0x5a6a_b0c5),
         of_the_journal: Pcg64Mcg::seed_from_u64(seed ^ 0x10c4_a75e),
+        of_owners: Pcg64Mcg::seed_from_u64(seed ^ 0x00f0_3e12),
         sagas: 0,
     };
-    let drawn = Faults::random(&mut generator.random).with_journal(&mut generator.of_the_journal);
+    let drawn = Faults::random(&mut generator.random);
+    let drawn = drawn.with_journal(&mut generator.of_the_journal, &mut generator.of_owners);
     let faults = drawn.with(faults)?;
     Ok(generator.plan(faults))
 }
@@ -37,6 +39,8 @@ struct Generator {
     random: Pcg64Mcg,
     /// For what came with the journal: seeds that found something before keep what they have.
     of_the_journal: Pcg64Mcg,
+    /// For what came after that.
+    of_owners: Pcg64Mcg,
     sagas: usize,
 }
 
@@ -55,6 +59,7 @@ impl Generator {
         let moments: Vec<Nanos> = clients.iter().map(|client| client.at).collect();
         let mut troubles = self.troubles(&faults, &proxies, participants.len(), versions, &moments);
         self.stall(&mut troubles, &faults, &proxies, &moments);
+        self.trap_in_sagas(&mut troubles, &faults, &clients);
         let latency = self.one_of(&[3 * MS, 3 * MS, 30 * MS, 150 * MS], 3 * MS);
         let (orders, heal_at) = (Vec::new(), HEALS_AT);
         Plan { configurations, proxies, participants, clients, troubles, orders, latency, faults, heal_at }
@@ -259,6 +264,17 @@ impl Generator {
             client.headers.push(("idempotency-key".to_owned(), key));
             client.repeats = client.repeats.max(random.random_range(0..=3));
             client.wanders = random.random_bool(0.5);
+        }
+    }
+
+    fn trap_in_sagas(&mut self, troubles: &mut Vec<(Nanos, Trouble)>, faults: &Faults, clients: &[ClientPlan]) {
+        let random = &mut self.of_owners;
+        for client in clients {
+            if random.random_bool(faults.trap_in_saga / 2.0) {
+                let (proxy, worker) = (client.proxy, client.worker);
+                let at = client.at + random.random_range(0..60 * MS);
+                troubles.push((at, Trouble::Trap { proxy, worker, host_calls: random.random_range(1..=60) }));
+            }
         }
     }
 

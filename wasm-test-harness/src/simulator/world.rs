@@ -114,6 +114,14 @@ pub struct Outcome {
     pub faults: u64,
 }
 
+/// Who knows that a step was done.
+struct Known {
+    /// The VM that was told.
+    by: VmId,
+    /// It has written that down since: before it sends a call for the first time, it does so with all it knows.
+    recorded: bool,
+}
+
 /// A time in which nothing but ticks has come.
 struct Quiet {
     since: Nanos,
@@ -141,7 +149,7 @@ pub struct World<'a> {
     streams: Vec<Stream>,
     stream_of: BTreeMap<(VmId, ContextId), StreamId>,
     /// Steps of sagas whose VM was told of their success.
-    known_done: BTreeSet<(String, String)>,
+    known_done: BTreeMap<(String, String), Known>,
     /// Which VMs have sent the compensations of steps of sagas: another cannot know what came of it.
     undone_by: BTreeMap<(String, String), BTreeSet<VmId>>,
     healed: bool,
@@ -192,7 +200,7 @@ impl<'a> World<'a> {
             open_calls: BTreeSet::new(),
             streams: Vec::new(),
             stream_of: BTreeMap::new(),
-            known_done: BTreeSet::new(),
+            known_done: BTreeMap::new(),
             undone_by: BTreeMap::new(),
             healed: false,
             faults: 0,

@@ -162,7 +162,9 @@ impl<'a> View<'a> {
         if half.owner_saw(Came::Success) {
             return Err((Rule::Final, "it has succeeded before".to_owned()));
         }
-        let refused_for_good = half.of_owner().last().is_some_and(|(_, came)| *came == Came::Refusal);
+        // To an owner that has taken over a refusal may only mean that the key is being worked on.
+        let refusals = half.of_owner().iter().filter(|(_, came)| *came == Came::Refusal).count();
+        let refused_for_good = refusals > usize::from(saga.epoch > 1);
         let over = saga.has_failed() || saga.failed_before || saga.is_overdue(self.now);
         // An owner before this one may have sent what nobody saw.
         let may_be_done = half.came(Came::Unknown) || saga.epoch > 1;

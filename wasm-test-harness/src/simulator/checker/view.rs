@@ -133,6 +133,7 @@ impl SagaView<'_> {
         self.failed_before |= self.has_failed();
         (self.vm, self.epoch) = (vm, epoch);
         for step in self.steps.values_mut() {
+            step.unreadable = false;
             step.transaction.taken_over();
             step.compensation.taken_over();
         }
@@ -182,7 +183,9 @@ impl SagaView<'_> {
 
     /// The deadline has passed, or may have for the filter, which counts whole milliseconds.
     pub(super) fn is_overdue(&self, now: Nanos) -> bool {
-        now + MS >= self.began_at + self.model.deadline_ms() * MS
+        // So does the one that has taken it over, from another moment on.
+        let inexact = if self.epoch > 1 { 2 * MS } else { MS };
+        now + inexact >= self.began_at + self.model.deadline_ms() * MS
     }
 }
 

@@ -4,7 +4,7 @@ use rand::Rng;
 use rand::seq::IndexedRandom;
 use serde_json::json;
 
-use super::{Event, World};
+use super::{Event, Known, World};
 use crate::participant::{Fault, FaultKind};
 use crate::simulator::history::{CallId, Deed, Ended, Happening};
 use crate::simulator::host::{CalloutAnswer, Headers, Nanos};
@@ -26,6 +26,11 @@ impl World<'_> {
             self.schedule(timeout, Event::TimesOut(call));
         }
         let record = &self.history.calls[call];
+        if record.header("saga-attempt") == "1" {
+            for ((saga, _), known) in &mut self.known_done {
+                known.recorded |= saga == record.header("saga-id") && known.by == record.vm;
+            }
+        }
         if record.is_compensation() {
             self.undone_by.entry(step(record)).or_default().insert(record.vm);
         }
@@ -75,7 +80,8 @@ impl World<'_> {
             return self.deal(call, copy, Answer::error(409, "it is being worked on"), Deed::Nothing);
         }
         let others = self.undone_by.get(&step(&record)).is_some_and(|vms| vms.iter().any(|vm| *vm != record.vm));
-        if self.known_done.contains(&step(&record))
+        let known = self.known_done.get(&step(&record));
+        if known.is_some_and(|known| known.recorded || known.by == record.vm)
             && record.is_compensation()
             && !others
             && self.strikes(self.plan.faults.route_missing)
@@ -277,10 +283,14 @@ impl World<'_> {
         let record = &self.history.calls[call];
         let step = step(record);
         match (record.is_compensation(), ended) {
-            (false, Ended::Answered(200..=299) | Ended::Unreadable(_)) => self.known_done.insert(step),
-            (true, Ended::Answered(200..=499) | Ended::Unreadable(_) | Ended::PutOff(..)) | (false, _) => false,
-            (true, _) => self.known_done.remove(&step),
-        };
+            (false, Ended::Answered(200..=299) | Ended::Unreadable(_)) => {
+                self.known_done.insert(step, Known { by: record.vm, recorded: false });
+            }
+            (true, Ended::Answered(200..=499) | Ended::Unreadable(_) | Ended::PutOff(..)) | (false, _) => {}
+            (true, _) => {
+                self.known_done.remove(&step);
+            }
+        }
     }
 }
 
