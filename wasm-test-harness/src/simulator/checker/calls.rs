@@ -17,8 +17,8 @@ impl<'a> View<'a> {
             self.wrong(rule, format!("{name}: {what}"));
         }
         let now = self.now;
-        let over =
-            self.sagas.get(record.header("saga-id")).is_some_and(|saga| saga.has_failed() || saga.is_overdue(now));
+        let saga = self.sagas.get(record.header("saga-id"));
+        let over = saga.is_some_and(|saga| saga.has_failed() || saga.failed_before || saga.is_overdue(now));
         if let Some(half) = self.half(record) {
             half.first_tried_at.get_or_insert(now);
             half.resolving = over && half.came(Came::Unknown);
