@@ -131,6 +131,7 @@ pub fn check(plan: &Plan, outcome: &Outcome) -> (Vec<Violation>, Tally) {
             Happening::Left(stream) => view.left(*stream),
             Happening::VmGone(vm, why) => view.vm_gone(*vm, why),
             Happening::Stalled(vm, _) => view.stalled(*vm),
+            Happening::RootEnded(vm, _) => view.root_ended(*vm),
             Happening::Requested(stream) => view.requested(*stream),
             Happening::Trapped(_, why) if !why.contains("as was ordered") => {
                 view.wrong(Rule::Trap, format!("a VM trapped: {why}"));

@@ -100,7 +100,7 @@ impl<'a> View<'a> {
     fn check_owner(&mut self, record: &'a CallRecord) -> Check {
         let wrong = |what: &str| Err((Rule::Owner, what.to_owned()));
         let Ok(epoch) = record.header("saga-epoch").parse::<u32>() else { return wrong("saga-epoch is no number") };
-        let (gone, slow) = (&self.gone, &self.slow);
+        let (gone, slow, lost_a_root) = (&self.gone, &self.slow, &self.lost_a_root);
         let Some(saga) = self.sagas.get_mut(record.header("saga-id")) else { return wrong("of no saga") };
         if epoch < saga.epoch {
             return Err((Rule::Owner, format!("its saga is in epoch {}", saga.epoch)));
@@ -114,7 +114,7 @@ impl<'a> View<'a> {
             return wrong("sent by another process than its saga's");
         }
         // Between two epochs there may have been an owner that sent nothing.
-        if owner != record.vm && !gone.contains_key(&owner) && !slow.contains(&owner) {
+        if owner != record.vm && !gone.contains_key(&owner) && !slow.contains(&owner) && !lost_a_root.contains(&owner) {
             return wrong("taken over from a VM that lives");
         }
         Ok(())

@@ -204,6 +204,8 @@ pub(super) struct View<'a> {
     pub(super) gone: BTreeMap<VmId, &'a str>,
     /// VMs that did nothing for a while, and may have been taken for dead.
     pub(super) slow: BTreeSet<VmId>,
+    /// VMs of which a root has ended: others take its sagas over, though the VM lives.
+    pub(super) lost_a_root: BTreeSet<VmId>,
     /// When the processes of proxies were killed.
     kills: BTreeSet<(usize, Nanos)>,
     pub(super) requested_at: BTreeMap<StreamId, Nanos>,
@@ -226,6 +228,7 @@ impl<'a> View<'a> {
             left: BTreeSet::new(),
             gone: BTreeMap::new(),
             slow: BTreeSet::new(),
+            lost_a_root: BTreeSet::new(),
             kills: BTreeSet::new(),
             requested_at: BTreeMap::new(),
             keys: BTreeMap::new(),
@@ -334,6 +337,10 @@ impl<'a> View<'a> {
 
     pub(super) fn stalled(&mut self, vm: VmId) {
         self.slow.insert(vm);
+    }
+
+    pub(super) fn root_ended(&mut self, vm: VmId) {
+        self.lost_a_root.insert(vm);
     }
 
     pub(super) fn requested(&mut self, stream: StreamId) {
