@@ -4,29 +4,10 @@ use serde_json::json;
 
 use super::super::*;
 use super::definitions::{by_id, by_key, forward_only, load, trip};
-use super::world::{Behaviour, World, header};
-
-fn begin(definition: &Arc<Definition>) -> World {
-    let mut world = World::begin(definition, &json!({"guest": "ann"})).expect("begins");
-    world.acknowledge();
-    world
-}
+use super::world::{Behaviour, World, begin, end, header, until_sent};
 
 fn one(step: Json) -> Arc<Definition> {
     load(json!({"steps": [step]}))
-}
-
-/// Lets time pass until a call is under way.
-fn until_sent(world: &mut World) {
-    while world.in_flight.is_empty() {
-        assert!(world.wait_until_due(), "nothing is due");
-    }
-}
-
-/// Ends the attempt of that step.
-fn end(world: &mut World, step: &str, behaviour: Behaviour) {
-    let index = world.in_flight.iter().position(|call| header(&call.headers, "saga-step") == step);
-    world.end_attempt(index.unwrap_or_else(|| panic!("{step} is not under way")), behaviour);
 }
 
 fn body(world: &World) -> Json {

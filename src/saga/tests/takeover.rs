@@ -4,26 +4,7 @@ use serde_json::json;
 
 use super::super::*;
 use super::definitions::{by_id, by_key, load, trip};
-use super::world::{Behaviour, World, header};
-
-fn begin(definition: &Arc<Definition>) -> World {
-    let mut world = World::begin(definition, &json!({"guest": "ann"})).expect("begins");
-    world.acknowledge();
-    world
-}
-
-/// Lets time pass until a call is under way.
-fn until_sent(world: &mut World) {
-    while world.in_flight.is_empty() {
-        assert!(world.wait_until_due(), "nothing is due");
-    }
-}
-
-/// Ends the attempt of that step.
-fn end(world: &mut World, step: &str, behaviour: Behaviour) {
-    let index = world.in_flight.iter().position(|call| header(&call.headers, "saga-step") == step);
-    world.end_attempt(index.unwrap_or_else(|| panic!("{step} is not under way")), behaviour);
-}
+use super::world::{Behaviour, World, begin, end, header, until_sent};
 
 #[test]
 fn what_was_in_flight_is_sent_again_under_its_key_in_another_epoch() {

@@ -408,3 +408,23 @@ fn without_participant(behaviour: Behaviour) -> Option<AttemptResult> {
         _ => return None,
     })
 }
+
+/// Begins a saga whose begin is durable.
+pub fn begin(definition: &Arc<Definition>) -> World {
+    let mut world = World::begin(definition, &json!({"guest": "ann"})).expect("begins");
+    world.acknowledge();
+    world
+}
+
+/// Lets time pass until a call is under way.
+pub fn until_sent(world: &mut World) {
+    while world.in_flight.is_empty() {
+        assert!(world.wait_until_due(), "nothing is due");
+    }
+}
+
+/// Ends the attempt of that step.
+pub fn end(world: &mut World, step: &str, behaviour: Behaviour) {
+    let index = world.in_flight.iter().position(|call| header(&call.headers, "saga-step") == step);
+    world.end_attempt(index.unwrap_or_else(|| panic!("{step} is not under way")), behaviour);
+}
