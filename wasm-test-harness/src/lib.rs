@@ -4,6 +4,7 @@
 //! | --- | --- |
 //! | [`participant`] | an HTTP service with a SQLite database, whose faults can be ordered by guest |
 //! | [`envoy`] | starts a real Envoy on free ports from one of the shipped configurations |
+//! | [`process`] | a process that was started: killed, frozen, thawed, with its log |
 //! | [`application`] | what gets the requests that begin no saga: writes them down, echoes, trickles |
 //! | [`loopback`] | the one HTTP client; refuses every target that is not on loopback |
 //! | [`check`] | reads a configuration out of JSON or YAML and prints all of its errors |
@@ -21,6 +22,7 @@ pub mod draw;
 pub mod envoy;
 pub mod loopback;
 pub mod participant;
+pub mod process;
 pub mod scenario;
 pub mod simulate;
 pub mod simulator;

@@ -1,24 +1,19 @@
 //! An Envoy that runs: its process, its files, its administration.
 
 use std::collections::BTreeMap;
-use std::fs::File;
 use std::net::SocketAddr;
-use std::path::Path;
-use std::process::{Child, Command, ExitStatus, Stdio};
-use std::sync::{Mutex, PoisonError};
+use std::path::{Path, PathBuf};
+use std::process::{Command, ExitStatus};
 use std::time::{Duration, Instant};
 
 use anyhow::Context;
-use rustix::process::{Pid, Signal, WaitId, WaitIdOptions, kill_process, waitid};
 use serde::Deserialize;
 use serde_yaml_ng::Value;
 use tempfile::TempDir;
 
 use super::{StartError, StartRefused};
 use crate::loopback::Client;
-
-const POLL_INTERVAL: Duration = Duration::from_millis(20);
-const LOG_LINES_ON_PANIC: usize = 150;
+use crate::process::{POLL_INTERVAL, Process};
 
 /// A running Envoy. It is killed when this is dropped.
 #[derive(Debug)]
@@ -27,14 +22,8 @@ pub struct RunningEnvoy {
     admin: SocketAddr,
     listeners: BTreeMap<String, SocketAddr>,
     client: Client,
-}
-
-/// The process and its files, from before it is ready until it has been reaped.
-#[derive(Debug)]
-struct Process {
-    child: Mutex<Child>,
-    pid: u32,
-    directory: TempDir,
+    // After the process, which is dropped first and reads its log then.
+    _directory: TempDir,
 }
 
 /// Starts `binary` with `yaml` and waits until it is ready.
@@ -44,18 +33,19 @@ pub async fn start(
     arguments: &[String],
     timeout: Duration,
 ) -> Result<RunningEnvoy, StartError> {
-    let process = Process::spawn(binary, yaml, arguments).map_err(StartError::Missing)?;
+    let directory = TempDir::with_prefix("sagabox-envoy-").map_err(|error| StartError::Missing(error.into()))?;
+    let process = spawn(binary, yaml, arguments, directory.path()).map_err(StartError::Missing)?;
     let client = Client::http1().timeout(Duration::from_secs(10));
     let deadline = Instant::now() + timeout;
     loop {
         if let Some(status) = process.ended() {
             return Err(StartError::Refused(StartRefused { status: status.to_string(), log: process.log() }));
         }
-        if let Ok(admin) = process.admin()
+        if let Ok(admin) = written_address(directory.path())
             && is_ready(&client, admin).await
             && let Ok(listeners) = listeners(&client, admin).await
         {
-            return Ok(RunningEnvoy { process, admin, listeners, client });
+            return Ok(RunningEnvoy { process, admin, listeners, client, _directory: directory });
         }
         if Instant::now() > deadline {
             let status = "still running".to_owned();
@@ -85,7 +75,7 @@ impl RunningEnvoy {
 
     /// The id of the process.
     pub fn pid(&self) -> u32 {
-        self.process.pid
+        self.process.pid()
     }
 
     /// What Envoy and its filters have logged so far.
@@ -126,16 +116,7 @@ impl RunningEnvoy {
     ///
     /// It has not ended within ten seconds; it is killed then.
     pub async fn terminate(&self) -> anyhow::Result<ExitStatus> {
-        self.process.signal(Signal::TERM);
-        let deadline = Instant::now() + Duration::from_secs(10);
-        while Instant::now() < deadline {
-            if let Some(status) = self.process.ended() {
-                return Ok(status);
-            }
-            tokio::time::sleep(POLL_INTERVAL).await;
-        }
-        self.process.kill();
-        anyhow::bail!("Envoy did not end within ten seconds of SIGTERM:\n{}", self.log())
+        self.process.terminate().await
     }
 
     /// Stops the process where it stands (SIGSTOP), until [`RunningEnvoy::thaw`].
@@ -144,95 +125,38 @@ impl RunningEnvoy {
     ///
     /// It has ended, or did not stop within five seconds.
     pub fn freeze(&self) -> anyhow::Result<()> {
-        self.process.signal(Signal::STOP);
-        self.process.wait_until_stopped(Duration::from_secs(5))
+        self.process.freeze()
     }
 
     /// Lets a process that was frozen go on (SIGCONT).
     pub fn thaw(&self) {
-        self.process.signal(Signal::CONT);
+        self.process.thaw();
     }
 }
 
-impl Process {
-    fn spawn(binary: &Path, yaml: &Value, arguments: &[String]) -> anyhow::Result<Self> {
-        let directory = TempDir::with_prefix("sagabox-envoy-")?;
-        let configuration = directory.path().join("envoy.yaml");
-        std::fs::write(&configuration, serde_yaml_ng::to_string(yaml)?)?;
-        let log = File::create(directory.path().join("log"))?;
-        let child = Command::new(binary)
-            .arg("--config-path")
-            .arg(&configuration)
-            .arg("--admin-address-path")
-            .arg(directory.path().join("admin"))
-            // Else two Envoys of one machine take each other for the old and the new one of a hot restart.
-            .arg("--disable-hot-restart")
-            .args(arguments)
-            .current_dir(directory.path())
-            .stdin(Stdio::null())
-            .stdout(log.try_clone()?)
-            .stderr(log)
-            .spawn()
-            .with_context(|| binary.display().to_string())?;
-        Ok(Self { pid: child.id(), child: Mutex::new(child), directory })
-    }
-
-    /// The address of the administration, once Envoy has written it.
-    fn admin(&self) -> anyhow::Result<SocketAddr> {
-        Ok(std::fs::read_to_string(self.directory.path().join("admin"))?.trim().parse()?)
-    }
-
-    fn log(&self) -> String {
-        let bytes = std::fs::read(self.directory.path().join("log")).unwrap_or_default();
-        String::from_utf8_lossy(&bytes).into_owned()
-    }
-
-    fn child(&self) -> std::sync::MutexGuard<'_, Child> {
-        self.child.lock().unwrap_or_else(PoisonError::into_inner)
-    }
-
-    /// How the process has ended, if it has. From then on its id may be another's, and is not used any more.
-    fn ended(&self) -> Option<ExitStatus> {
-        self.child().try_wait().ok().flatten()
-    }
-
-    fn signal(&self, signal: Signal) {
-        let mut child = self.child();
-        if matches!(child.try_wait(), Ok(None)) {
-            // It cannot have been reaped in between: this is the only place that could, and it holds the lock.
-            let _ = kill_process(Pid::from_child(&child), signal);
-        }
-    }
-
-    /// The signal only asks for the stop: on a busy machine threads still answer requests for a while after it.
-    fn wait_until_stopped(&self, timeout: Duration) -> anyhow::Result<()> {
-        let child = self.child();
-        let deadline = Instant::now() + timeout;
-        let stopped = WaitIdOptions::STOPPED | WaitIdOptions::NOHANG;
-        while waitid(WaitId::Pid(Pid::from_child(&child)), stopped)?.is_none() {
-            anyhow::ensure!(Instant::now() < deadline, "Envoy {} did not stop within {timeout:?}", self.pid);
-            std::thread::sleep(Duration::from_millis(1));
-        }
-        Ok(())
-    }
-
-    fn kill(&self) {
-        let mut child = self.child();
-        let _ = child.kill();
-        let _ = child.wait();
-    }
+fn spawn(binary: &Path, yaml: &Value, arguments: &[String], directory: &Path) -> anyhow::Result<Process> {
+    let configuration = directory.join("envoy.yaml");
+    std::fs::write(&configuration, serde_yaml_ng::to_string(yaml)?)?;
+    let mut command = Command::new(binary);
+    command
+        .arg("--config-path")
+        .arg(&configuration)
+        .arg("--admin-address-path")
+        .arg(admin_file(directory))
+        // Else two Envoys of one machine take each other for the old and the new one of a hot restart.
+        .arg("--disable-hot-restart")
+        .args(arguments)
+        .current_dir(directory);
+    Process::spawn("Envoy", command, directory.join("log"))
 }
 
-impl Drop for Process {
-    fn drop(&mut self) {
-        self.kill();
-        if std::thread::panicking() {
-            let log = self.log();
-            let lines: Vec<&str> = log.lines().collect();
-            let tail = &lines[lines.len().saturating_sub(LOG_LINES_ON_PANIC)..];
-            eprintln!("--- the end of the log of Envoy {} ---\n{}\n--- ---", self.pid, tail.join("\n"));
-        }
-    }
+fn admin_file(directory: &Path) -> PathBuf {
+    directory.join("admin")
+}
+
+/// The address of the administration, once Envoy has written it.
+fn written_address(directory: &Path) -> anyhow::Result<SocketAddr> {
+    Ok(std::fs::read_to_string(admin_file(directory))?.trim().parse()?)
 }
 
 async fn is_ready(client: &Client, admin: SocketAddr) -> bool {
