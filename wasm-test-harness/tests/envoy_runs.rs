@@ -13,6 +13,8 @@ use hyper::header::{HeaderMap, HeaderValue};
 mod find_envoy;
 #[path = "envoy_runs/loopback.rs"]
 mod on_loopback;
+#[path = "support/stand_ins.rs"]
+mod stand_ins;
 
 const ANSWERS_204: &str = r#"
 admin: {address: {socket_address: {address: 127.0.0.1, port_value: 9901}}}
