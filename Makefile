@@ -11,6 +11,8 @@ WASM_TARGET := wasm32-wasip1
 HARNESS := cargo run --profile test --package wasm-test-harness --bin sagabox-harness --
 # Sets ENVOY to the Envoy to use: as it is set already, else func-e's, else PyPI's.
 FIND_ENVOY := ENVOY="$$(envoy/find-envoy)" && export ENVOY
+# Sets ETCD to the etcd to use: as it is set already, else the one on the PATH, else Debian's.
+FIND_ETCD := ETCD="$$(wasm-test-harness/find-etcd)" && export ETCD
 
 .PHONY: help
 help: ## Lists the targets
@@ -21,8 +23,8 @@ demo: build ## Books trips on a real Envoy, lets participants refuse and fail, a
 	@$(FIND_ENVOY) && $(HARNESS) demo
 
 .PHONY: test
-test: build build-planted ## Runs all tests, those on a real Envoy included
-	@$(FIND_ENVOY) && cargo test --workspace --no-fail-fast
+test: build build-planted ## Runs all tests, those on a real Envoy and a real etcd included
+	@$(FIND_ENVOY) && $(FIND_ETCD) && cargo test --workspace --no-fail-fast
 
 # What `make simulate` runs: so many seeds, from one on; or one seed, with all that happens in it; rates of faults that
 # overrule what the seeds draw (FAULTS=request_lost=0.2,trap=0); and anything else that the command takes.
@@ -96,9 +98,9 @@ schema: ## Writes config.schema.json anew, from the types of the configuration
 	@$(HARNESS) schema > config.schema.json.new && mv config.schema.json.new config.schema.json
 
 .PHONY: clean
-clean: ## Removes what was built, and the Envoy that was installed into .venv
+clean: ## Removes what was built, the Envoy that was installed into .venv, and the etcd that was unpacked into .etcd
 	@cargo clean
-	@rm -rf .venv
+	@rm -rf .venv .etcd
 
 .PHONY: wasm-target
 wasm-target:

@@ -29,6 +29,7 @@ use std::time::Duration;
 use anyhow::Context;
 use serde_yaml_ng::Value;
 
+pub(crate) use locate::path_printed_by;
 pub use locate::{binary, default_wasm, project_root};
 pub use running::RunningEnvoy;
 

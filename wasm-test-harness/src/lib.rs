@@ -4,6 +4,7 @@
 //! | --- | --- |
 //! | [`participant`] | an HTTP service with a SQLite database, whose faults can be ordered by guest |
 //! | [`envoy`] | starts a real Envoy on free ports from one of the shipped configurations |
+//! | [`etcd`] | starts a real etcd on free ports, and looks at what it holds |
 //! | [`process`] | a process that was started: killed, frozen, thawed, with its log |
 //! | [`application`] | what gets the requests that begin no saga: writes them down, echoes, trickles |
 //! | [`loopback`] | the one HTTP client; refuses every target that is not on loopback |
@@ -20,6 +21,7 @@ pub mod check;
 pub mod demo;
 pub mod draw;
 pub mod envoy;
+pub mod etcd;
 pub mod loopback;
 pub mod participant;
 pub mod process;

@@ -21,11 +21,16 @@ pub fn project_root() -> &'static Path {
 /// There is none, and none can be installed; the error repeats what the script says.
 pub async fn binary() -> anyhow::Result<PathBuf> {
     static FOUND: OnceCell<PathBuf> = OnceCell::const_new();
-    FOUND.get_or_try_init(find).await.cloned()
+    FOUND.get_or_try_init(|| path_printed_by("envoy/find-envoy")).await.cloned()
 }
 
-async fn find() -> anyhow::Result<PathBuf> {
-    let script = project_root().join("envoy/find-envoy");
+/// The path that a script of the project prints.
+///
+/// # Errors
+///
+/// The script fails; the error repeats what it says.
+pub(crate) async fn path_printed_by(script: &str) -> anyhow::Result<PathBuf> {
+    let script = project_root().join(script);
     let output =
         Command::new(&script).stdin(Stdio::null()).output().await.with_context(|| script.display().to_string())?;
     if !output.status.success() {
