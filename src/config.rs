@@ -12,10 +12,11 @@ use std::sync::Arc;
 use deserr::{Deserr, IntoValue, ValuePointerRef};
 use serde_json::Value;
 
-use crate::definition::{Definition, Limits};
+use crate::definition::{Definition, EtcdSettings, Limits};
 
 mod call;
 mod error;
+mod journal;
 mod located;
 mod matching;
 mod names;
@@ -58,6 +59,8 @@ pub struct Configuration {
     pub role: Role,
     /// In the order of the configuration: the first whose match holds is taken.
     pub definitions: Vec<Arc<Definition>>,
+    /// Where sagas are kept; none: in shared data.
+    pub etcd: Option<EtcdSettings>,
     /// Bounds of what one worker holds.
     pub limits: Limits,
     /// Lower-case names of request headers that are copied to every call, besides the trace headers.
@@ -86,6 +89,16 @@ pub fn from_json(value: &Value) -> Result<Configuration, ConfigurationErrors> {
     check(value.clone(), Errors::default())
 }
 
+/// Of a configuration that was loaded, what others need to go on with its sagas, and nothing that they must not know.
+/// The same definitions give the same text.
+pub fn definitions_text(bytes: &[u8]) -> Vec<u8> {
+    let mut value = source::read(bytes, &mut Errors::default()).unwrap_or_default();
+    if let Some(fields) = value.as_object_mut() {
+        fields.retain(|name, _| ["version", "sagas"].contains(&name.as_str()));
+    }
+    value.to_string().into_bytes()
+}
+
 fn check(value: Value, mut errors: Errors) -> Result<Configuration, ConfigurationErrors> {
     // Reading something located does not fail: it is opened to know.
     let located = Located::<RawConfiguration>::deserialize_from_value(value.into_value(), ValuePointerRef::Origin).ok();
@@ -101,7 +114,7 @@ fn check(value: Value, mut errors: Errors) -> Result<Configuration, Configuratio
 }
 
 fn configuration(raw: RawConfiguration, errors: &mut Errors) -> Option<Configuration> {
-    let RawConfiguration { version, role, gate, sagas, limits, forward_headers } = raw;
+    let RawConfiguration { version, role, gate, sagas, journal, limits, forward_headers } = raw;
     let mut warnings = Vec::new();
     if let Some(At { path, value }) = required(version, "", "version", "1", errors)
         && value.0 != 1
@@ -113,11 +126,16 @@ fn configuration(raw: RawConfiguration, errors: &mut Errors) -> Option<Configura
         Some(role) => Some(role.value),
         None => (!role_given).then_some(RawRole::Coordinator),
     };
-    let others =
-        [("sagas", sagas.is_some()), ("limits", limits.is_some()), ("forward_headers", forward_headers.is_some())];
+    let others = [
+        ("sagas", sagas.is_some()),
+        ("journal", journal.is_some()),
+        ("limits", limits.is_some()),
+        ("forward_headers", forward_headers.is_some()),
+    ];
     let gate = optional(gate, errors);
     let definitions = saga::definitions(sagas, errors, &mut warnings);
     let limits = limits_of(limits, errors);
+    let etcd = journal::etcd(journal, errors);
     let forward_headers = forwarded(forward_headers, errors, &mut warnings);
     let gate_follows = gate.as_ref().is_some_and(|gate| gate.value);
     let role = match role? {
@@ -134,7 +152,7 @@ fn configuration(raw: RawConfiguration, errors: &mut Errors) -> Option<Configura
         }
     };
     let definitions = definitions.into_iter().map(Arc::new).collect();
-    Some(Configuration { role, definitions, limits, forward_headers, warnings })
+    Some(Configuration { role, definitions, etcd, limits, forward_headers, warnings })
 }
 
 fn limits_of(raw: Option<Located<RawLimits>>, errors: &mut Errors) -> Limits {

@@ -6,6 +6,8 @@
 //!   due() -------------+         ^                            |               |
 //!     |                          +---- Written, NotSent ------+---------------+
 //!     +--> Journal::tick --> orphans --> Saga::resume --> actions, as above
+//!
+//!   settle() --> Journal::next_call --> Host::ask --> ended(token) --> Journal::call_ended --> Written, orphans
 //! ```
 //!
 //! What it needs of the proxy it takes as a [`Host`], so it knows nothing of Envoy and is tested natively.
@@ -15,13 +17,15 @@ use std::sync::Arc;
 
 use crate::definition::{Definition, Limits};
 use crate::facts::{self, ClientRequest};
-use crate::journal::{self, Acknowledgement, Journal, SharedData, StartKey};
+use crate::journal::{self, Acknowledgement, Journal, JournalCall, Ownership, SharedData, StartKey};
 use crate::planted::{Planted, planted};
 use crate::saga::{
     Action, AttemptResult, Begin, CallId, DispatchRefusal, Event, Millis, OutgoingCall, Problem, Reply, Report, Saga,
+    SagaId,
 };
 
 mod forwarded;
+mod news;
 mod ownership;
 mod repeated;
 #[cfg(test)]
@@ -44,6 +48,8 @@ pub trait Host: SharedData {
     fn random(&mut self) -> [u8; 10];
     /// Sends a call. The answer comes back through [`Coordinator::ended`], once.
     fn dispatch(&mut self, call: &OutgoingCall) -> Result<Token, DispatchRefusal>;
+    /// Sends a call of the journal. The answer comes back through [`Coordinator::ended`], once.
+    fn ask(&mut self, call: &JournalCall) -> Result<Token, DispatchRefusal>;
     /// Answers a client. One that has gone is ignored.
     fn reply(&mut self, client: Client, reply: &Reply);
     /// Counts something that an operator should be able to see growing.
@@ -106,6 +112,13 @@ pub struct MatchedRequest {
 
 type Key = u64;
 
+/// Who waits for a callout.
+#[derive(Debug)]
+enum Callout {
+    Saga(Key, CallId),
+    Journal(u64),
+}
+
 #[derive(Debug)]
 struct Entry {
     saga: Saga,
@@ -122,9 +135,11 @@ pub struct Coordinator<J> {
     limits: Limits,
     forward_headers: Vec<String>,
     sagas: HashMap<Key, Entry>,
+    /// By id.
+    keys: HashMap<SagaId, Key>,
     clients: HashMap<Client, Key>,
     waiting: Waiting,
-    callouts: HashMap<Token, (Key, CallId)>,
+    callouts: HashMap<Token, Callout>,
     due: BTreeSet<(Millis, Key)>,
     held_bytes: usize,
     next_key: Key,
@@ -138,6 +153,7 @@ impl<J: Journal> Coordinator<J> {
             limits,
             forward_headers,
             sagas: HashMap::new(),
+            keys: HashMap::new(),
             clients: HashMap::new(),
             waiting: Waiting::default(),
             callouts: HashMap::new(),
@@ -185,7 +201,8 @@ impl<J: Journal> Coordinator<J> {
     /// A callout has ended. An unknown token is ignored: its saga has gone.
     pub fn ended(&mut self, host: &mut impl Host, token: Token, result: AttemptResult) {
         match self.callouts.remove(&token) {
-            Some((key, id)) => self.feed(host, key, Event::AttemptEnded { id, result }),
+            Some(Callout::Saga(key, id)) => self.feed(host, key, Event::AttemptEnded { id, result }),
+            Some(Callout::Journal(number)) => self.journal_answered(host, number, &result),
             None => log::debug!("callout {token} has ended, but no saga waits for it"),
         }
     }
@@ -199,6 +216,11 @@ impl<J: Journal> Coordinator<J> {
             self.feed(host, key, Event::Due);
         }
         self.answer_waiting(host, now);
+    }
+
+    /// Whether the answer of a callout is the journal's, and is read whole however large it is.
+    pub fn is_of_journal(&self, token: Token) -> bool {
+        matches!(self.callouts.get(&token), Some(Callout::Journal(_)))
     }
 
     /// When [`Coordinator::due`] has something to do if nothing else happens before.
@@ -249,6 +271,7 @@ impl<J: Journal> Coordinator<J> {
         self.next_key = self.next_key.wrapping_add(1);
         let key = self.next_key;
         self.clients.extend(client.map(|client| (client, key)));
+        self.keys.insert(saga.id().to_owned(), key);
         self.sagas.insert(key, Entry { saga, client, start, due: None, held_bytes: 0 });
         key
     }
@@ -289,10 +312,8 @@ impl<J: Journal> Coordinator<J> {
                 let start = entry.start.as_ref();
                 let record = journal::Entry { saga: saga.id(), epoch: saga.epoch(), record: &record, start, now };
                 match self.journal.write(host, record) {
-                    Acknowledgement::Written => return Some(Event::Written { sequence }),
-                    Acknowledgement::Lost => self.goes_on_elsewhere(host, key),
-                    Acknowledgement::Refused => self.refused_by_journal(host, key),
-                    Acknowledgement::KeyTaken => self.was_begun_elsewhere(host, key),
+                    Acknowledgement::Pending => {}
+                    known => return self.acknowledged(host, key, sequence, known),
                 }
             }
             // What was refused just before may have made the saga compensate.
@@ -300,17 +321,7 @@ impl<J: Journal> Coordinator<J> {
                 let result = AttemptResult::NotSent(DispatchRefusal::Unavailable);
                 return Some(Event::AttemptEnded { id: call.id, result });
             }
-            // Another VM may have the saga, and may be sending for it.
-            Action::Call(_) if !self.journal.owns(host, entry.saga.id()) => self.goes_on_elsewhere(host, key),
-            Action::Call(call) => match host.dispatch(&call) {
-                Ok(token) => {
-                    self.callouts.insert(token, (key, call.id));
-                }
-                Err(refusal) => {
-                    let result = AttemptResult::NotSent(refusal);
-                    return Some(Event::AttemptEnded { id: call.id, result });
-                }
-            },
+            Action::Call(call) => return self.send(host, key, &call, now),
             Action::Reply(reply) => {
                 if let Some(client) = entry.client.take() {
                     self.clients.remove(&client);
@@ -325,6 +336,44 @@ impl<J: Journal> Coordinator<J> {
             }
         }
         None
+    }
+
+    fn acknowledged(
+        &mut self,
+        host: &mut impl Host,
+        key: Key,
+        sequence: u64,
+        acknowledgement: Acknowledgement,
+    ) -> Option<Event> {
+        match acknowledgement {
+            Acknowledgement::Written => return Some(Event::Written { sequence }),
+            Acknowledgement::Pending => {}
+            Acknowledgement::Lost => self.goes_on_elsewhere(host, key),
+            Acknowledgement::Refused => self.refused_by_journal(host, key),
+            Acknowledgement::KeyTaken => self.was_begun_elsewhere(host, key),
+        }
+        None
+    }
+
+    fn send(&mut self, host: &mut impl Host, key: Key, call: &OutgoingCall, now: Millis) -> Option<Event> {
+        let saga = self.sagas.get(&key)?.saga.id();
+        let refusal = match self.journal.owns(host, saga, now) {
+            Ownership::Ours => match host.dispatch(call) {
+                Ok(token) => {
+                    self.callouts.insert(token, Callout::Saga(key, call.id));
+                    return None;
+                }
+                Err(refusal) => refusal,
+            },
+            // It can be sent once that is certain again.
+            Ownership::Unsure => DispatchRefusal::Unavailable,
+            // Another VM has the saga, and may be sending for it.
+            Ownership::Lost => {
+                self.goes_on_elsewhere(host, key);
+                return None;
+            }
+        };
+        Some(Event::AttemptEnded { id: call.id, result: AttemptResult::NotSent(refusal) })
     }
 
     /// For [`Planted::AnswerToWrongClient`]: gives the client that has waited longest, whose saga gets this one in its
@@ -344,6 +393,7 @@ impl<J: Journal> Coordinator<J> {
 
     fn forget(&mut self, key: Key) {
         let Some(entry) = self.sagas.remove(&key) else { return };
+        self.keys.remove(entry.saga.id());
         self.held_bytes = self.held_bytes.saturating_sub(entry.held_bytes);
         if let Some(due) = entry.due {
             self.due.remove(&(due, key));

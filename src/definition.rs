@@ -111,6 +111,38 @@ pub struct Limits {
     pub retained: Retained,
 }
 
+/// Where sagas are kept that are to outlive the process.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct EtcdSettings {
+    /// Envoy cluster of etcd's client URLs.
+    pub cluster: String,
+    /// Of every key.
+    pub prefix: String,
+    /// Time to live of a VM's lease: so long after its end its sagas are taken over. etcd may grant more.
+    pub lease: Duration,
+    /// Longest time that one call to etcd may take.
+    pub timeout: Duration,
+    /// Whether sagas without owner are taken over.
+    pub takes_over: bool,
+    /// None: etcd knows no users.
+    pub credentials: Option<Credentials>,
+}
+
+/// By which etcd knows its user.
+#[derive(Clone, PartialEq, Eq)]
+pub struct Credentials {
+    /// The user's name.
+    pub username: String,
+    /// In the clear.
+    pub password: String,
+}
+
+impl std::fmt::Debug for Credentials {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("Credentials").field("username", &self.username).finish_non_exhaustive()
+    }
+}
+
 /// Bounds of what the VMs of a process remember of sagas that have ended, for their start keys.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Retained {

@@ -1,22 +1,28 @@
 //! Where sagas are kept, so that they outlive the VM that drives them.
 //!
 //! ```text
-//!   Saga -- Action::Write(record) --> Journal::write --> Written | Lost | Refused
+//!   Saga -- Action::Write(record) --> Journal::write --> Written | Pending | Lost | Refused
 //!   a VM dies --> Journal::tick of another one --> Orphan --> Saga::resume
+//!   Journal::next_call --> the proxy --> where the journal is --> Journal::call_ended --> News
 //! ```
 //!
 //! The saga writes ahead: it emits a record and waits until the journal has it. What kind of journal that is the saga
-//! does not know.
+//! does not know. One that is not in the proxy itself makes calls, which whoever drives it sends, and has news.
 
 use std::sync::Arc;
 
 use crate::definition::Definition;
 use crate::saga::record::{Progress, Record};
-use crate::saga::{Millis, Reply, Resume, SagaId, SagaState};
+use crate::saga::{AttemptResult, Millis, Reply, Resume, SagaId, SagaState};
 
+mod any;
+mod etcd;
+mod replay;
 mod shared;
 mod start_key;
 
+pub use any::AnyJournal;
+pub use etcd::EtcdJournal;
 pub use shared::SharedJournal;
 pub use start_key::StartKey;
 
@@ -60,9 +66,11 @@ pub struct Entry<'a> {
 pub enum Acknowledgement {
     /// The record is as durable as this journal makes it.
     Written,
+    /// What becomes of it will be among the [`News`].
+    Pending,
     /// The saga belongs to another VM. Nothing was written, and nothing more may be done for it here.
     Lost,
-    /// The journal has no room. Only of a saga's first record: nothing was written.
+    /// The journal has no room, or cannot be reached. Only of a saga's first record: nothing was written.
     Refused,
     /// Another saga has begun under the start key. Only of a saga's first record: nothing was written.
     KeyTaken,
@@ -73,6 +81,8 @@ pub enum Acknowledgement {
 pub enum Found {
     /// No saga, or none any more.
     Nothing,
+    /// That is not known yet: the journal has been asked. To be asked again.
+    Asked,
     /// The saga of another request.
     OtherRequest,
     /// A saga of this request that has not ended.
@@ -106,9 +116,22 @@ impl From<Orphan> for Resume {
     }
 }
 
-/// What has come of a look at the other owners.
+/// What has become of a record whose fate was pending.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Fate {
+    /// Id of the saga.
+    pub saga: SagaId,
+    /// Sequence of the record.
+    pub sequence: u64,
+    /// Never [`Acknowledgement::Pending`].
+    pub acknowledgement: Acknowledgement,
+}
+
+/// What has come of a look at the other owners, or of a call.
 #[derive(Clone, Debug, Default)]
-pub struct Tick {
+pub struct News {
+    /// What was pending.
+    pub fates: Vec<Fate>,
     /// Others have taken this VM for dead: these sagas are theirs.
     pub lost: Vec<SagaId>,
     /// To be resumed here.
@@ -117,26 +140,68 @@ pub struct Tick {
     pub quarantined: Vec<(String, String)>,
 }
 
+/// Whether a saga is ours.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Ownership {
+    /// It is.
+    Ours,
+    /// It was a moment ago; by now another may have taken it over. Nothing is to be sent for it.
+    Unsure,
+    /// It is another's.
+    Lost,
+}
+
+/// A call to where the journal is.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct JournalCall {
+    /// Names it when it has ended.
+    pub number: u64,
+    /// Envoy cluster.
+    pub cluster: String,
+    /// All headers, pseudo headers first.
+    pub headers: Vec<(String, String)>,
+    /// What is sent.
+    pub body: String,
+    /// Milliseconds that it may take; never 0.
+    pub timeout_ms: u32,
+}
+
 /// A place that keeps sagas.
 pub trait Journal {
     /// Takes a record.
     fn write(&mut self, store: &mut impl SharedData, entry: Entry<'_>) -> Acknowledgement;
 
-    /// What has begun under a start key, in any VM.
+    /// What is known at once of a start key. A journal that is not in the proxy knows nothing at once: there the begin of
+    /// a second saga is refused.
     fn find(&self, store: &impl SharedData, start: &StartKey) -> Found;
 
+    /// What has begun under a start key, in any VM.
+    fn look(&mut self, store: &impl SharedData, start: &StartKey, _now: Millis) -> Found {
+        self.find(store, start)
+    }
+
     /// Whether a saga that was begun or taken over here is still ours. Asked before anything is sent for it.
-    fn owns(&mut self, store: &mut impl SharedData, saga: &str) -> bool;
+    fn owns(&mut self, store: &mut impl SharedData, saga: &str, now: Millis) -> Ownership;
 
     /// Sets a saga aside that cannot be resumed: nobody tries to any more, and it stays where it is.
     fn quarantine(&mut self, store: &mut impl SharedData, saga: &str, why: &str);
 
     /// Shows that this VM lives, and looks for owners that do not. To be called when [`Journal::next_due`] has passed;
     /// harmless before.
-    fn tick(&mut self, store: &mut impl SharedData, now: Millis) -> Tick;
+    fn tick(&mut self, store: &mut impl SharedData, now: Millis) -> News;
 
     /// When the next tick is due.
     fn next_due(&self) -> Millis;
+
+    /// The next call to be made; to be asked for after everything else, until there is none.
+    fn next_call(&mut self, _now: Millis) -> Option<JournalCall> {
+        None
+    }
+
+    /// A call has ended. Due exactly once for each.
+    fn call_ended(&mut self, _number: u64, _result: &AttemptResult, _now: Millis) -> News {
+        News::default()
+    }
 
     /// No saga will begin here any more, and none is left.
     fn leave(&mut self, store: &mut impl SharedData);

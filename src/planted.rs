@@ -112,6 +112,24 @@ faults! {
     /// The answer of a saga is forgotten as it ends.
     ReplyNotRetained = "reply-not-retained",
 
+    // The journal in etcd.
+    /// A VM sends although its lease may be over, and its sagas another's.
+    LeaseNotWatched = "lease-not-watched",
+    /// What follows from a record is done before etcd has it.
+    SentBeforeWritten = "sent-before-written",
+    /// A begin whose answer is lost is taken for refused; the client is told that nothing was sent.
+    LostAnswerTakenForRefusal = "lost-answer-taken-for-refusal",
+    /// A repeated write that finds itself written is taken for one that has lost its saga.
+    OwnWriteTakenForLost = "own-write-taken-for-lost",
+    /// Records are written whoever owns the saga.
+    WrittenWithoutComparing = "written-without-comparing",
+    /// What has become of a transaction of many is taken for what has become of each.
+    GroupTakenForItsMembers = "group-taken-for-its-members",
+    /// Sagas are taken over although their owners live.
+    TakenFromTheLiving = "taken-from-the-living",
+    /// The records of a saga that has ended stay in etcd.
+    RecordsLeftBehind = "records-left-behind",
+
     // Clients.
     /// A client is told `completed` while the last step is still in flight; the saga goes on.
     ToldBeforeDone = "told-before-done",

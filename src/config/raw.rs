@@ -35,6 +35,9 @@ pub(super) struct RawConfiguration {
     /// Saga definitions; the first whose `match` holds is taken. Default: none.
     #[deserr(default)]
     pub(super) sagas: Option<Located<Vec<Located<RawSaga>>>>,
+    /// Where sagas are kept. Default: in the shared data of the proxy process.
+    #[deserr(default)]
+    pub(super) journal: Option<Located<RawJournal>>,
     /// Bounds of what one worker holds.
     #[deserr(default)]
     pub(super) limits: Option<Located<RawLimits>>,
@@ -52,6 +55,60 @@ pub(super) enum RawRole {
     Coordinator,
     /// The second instance of a pair: holds back requests that the first one took. Takes no other fields.
     Gate,
+}
+
+/// Where sagas are kept.
+#[derive(Debug, Deserr)]
+#[deserr(error = Faults, deny_unknown_fields)]
+#[cfg_attr(feature = "schema", derive(JsonSchema), schemars(deny_unknown_fields, rename = "Journal"))]
+pub(super) struct RawJournal {
+    /// In etcd, where they outlive the proxy's process and its node. Without it: in the shared data of the process.
+    #[deserr(default)]
+    pub(super) etcd: Option<Located<RawEtcd>>,
+}
+
+/// A journal in etcd.
+#[derive(Debug, Deserr)]
+#[deserr(error = Faults, deny_unknown_fields)]
+#[cfg_attr(feature = "schema", derive(JsonSchema), schemars(deny_unknown_fields, rename = "Etcd"))]
+pub(super) struct RawEtcd {
+    /// Envoy cluster of etcd's client URLs.
+    #[cfg_attr(feature = "schema", schemars(required))]
+    #[deserr(default)]
+    pub(super) cluster: Option<Located<String>>,
+    /// What every key begins with. Default: `sagabox`.
+    #[deserr(default)]
+    pub(super) prefix: Option<Located<String>>,
+    /// So long after the end of a proxy its sagas are taken over; at least `2s`. etcd may grant more. Default: `10s`.
+    #[deserr(default)]
+    pub(super) lease: Option<Located<Period>>,
+    /// Of one call to etcd. Default: `1s`.
+    #[deserr(default)]
+    pub(super) timeout: Option<Located<Period>>,
+    /// What becomes of sagas without owner. Default: `take-over`.
+    #[deserr(default)]
+    pub(super) recovery: Option<Located<RawRecovery>>,
+    /// User of etcd, where it has authentication. Default: none.
+    #[deserr(default)]
+    pub(super) username: Option<Located<String>>,
+    /// The user's password. Default: none.
+    #[deserr(default)]
+    pub(super) password: Option<Located<String>>,
+}
+
+/// What becomes of sagas without owner.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Deserr)]
+#[deserr(error = Faults, rename_all = lowercase)]
+#[cfg_attr(feature = "schema", derive(JsonSchema), schemars(inline, rename = "Recovery"))]
+pub(super) enum RawRecovery {
+    /// They are taken over.
+    #[deserr(rename = "take-over")]
+    #[cfg_attr(feature = "schema", schemars(rename = "take-over"))]
+    TakeOver,
+    /// They stay where they are: for the time after etcd was restored from an old snapshot.
+    #[deserr(rename = "hold")]
+    #[cfg_attr(feature = "schema", schemars(rename = "hold"))]
+    Hold,
 }
 
 /// Bounds of what one worker holds.

@@ -10,19 +10,11 @@ use crate::saga::{Millis, Problem, Saga, SagaId};
 impl<J: Journal> Coordinator<J> {
     /// Shows others that this VM lives, and resumes the sagas of those that do not.
     pub(super) fn look_at_owners(&mut self, host: &mut impl Host, now: Millis) {
-        let tick = self.journal.tick(host, now);
-        if !tick.lost.is_empty() {
-            self.lost(host, &tick.lost);
-        }
-        for orphan in tick.orphans {
-            self.resume(host, orphan, now);
-        }
-        for (saga, why) in tick.quarantined {
-            quarantined(host, &saga, &why);
-        }
+        let news = self.journal.tick(host, now);
+        self.hear(host, news, now);
     }
 
-    fn resume(&mut self, host: &mut impl Host, orphan: Orphan, now: Millis) {
+    pub(super) fn resume(&mut self, host: &mut impl Host, orphan: Orphan, now: Millis) {
         let id = orphan.progress.begun.as_ref().map(|begun| begun.id.clone()).unwrap_or_default();
         let epoch = orphan.epoch;
         match Saga::resume(orphan.into(), now) {
@@ -40,7 +32,7 @@ impl<J: Journal> Coordinator<J> {
     }
 
     /// Others have taken this VM for dead, and these sagas with it. Some may have gone already.
-    fn lost(&mut self, host: &mut impl Host, lost: &[SagaId]) {
+    pub(super) fn lost(&mut self, host: &mut impl Host, lost: &[SagaId]) {
         let lost: HashSet<&str> = lost.iter().map(String::as_str).collect();
         let of_lost = self.sagas.iter().filter(|(_, entry)| lost.contains(entry.saga.id()));
         let mut keys: Vec<Key> = of_lost.map(|(key, _)| *key).collect();
@@ -67,21 +59,19 @@ impl<J: Journal> Coordinator<J> {
         let (client, start, definition) = (entry.client, entry.start.clone(), Arc::clone(entry.saga.definition()));
         self.forget(key);
         let (Some(client), Some(start)) = (client, start) else { return };
-        if !self.repeats(host, client, &definition, &start) {
-            host.reply(client, &Problem::overload("a saga that was begun for the same request is gone"));
-        }
+        self.wait(host, client, &definition, &start);
     }
 
     /// The journal does not take the first record: nothing was sent, and there is no saga.
     pub(super) fn refused_by_journal(&mut self, host: &mut impl Host, key: Key) {
         if let Some(client) = self.sagas.get(&key).and_then(|entry| entry.client) {
-            host.reply(client, &Problem::overload("the journal has no room for another saga"));
+            host.reply(client, &Problem::overload("the journal cannot take another saga now"));
         }
         self.forget(key);
     }
 }
 
-fn quarantined(host: &mut impl Host, saga: &str, why: &str) {
+pub(super) fn quarantined(host: &mut impl Host, saga: &str, why: &str) {
     log::error!("saga {saga} is set aside, and waits for an operator: {why}");
     host.count(Counter::Quarantined);
 }

@@ -41,8 +41,8 @@ impl Waiting {
 }
 
 impl<J: Journal> Coordinator<J> {
-    /// Answers a client whose start key has begun a saga before, or lets it wait. False: there is none, and the request
-    /// begins one.
+    /// Answers a client whose start key has begun a saga before, or lets it wait. False: as far as is known at once there is
+    /// none, and the request begins one.
     pub(super) fn repeats(
         &mut self,
         host: &mut impl Host,
@@ -54,15 +54,18 @@ impl<J: Journal> Coordinator<J> {
             Found::Nothing => return false,
             Found::OtherRequest => host.reply(client, &other_request()),
             Found::Ended(reply) => host.reply(client, &replayed(reply)),
-            Found::UnderWay { .. } => {
-                let now = host.now();
-                let deadline_ms = u64::try_from(definition.deadline.as_millis()).unwrap_or(u64::MAX);
-                let until = now.saturating_add(deadline_ms).saturating_add(CLIENT_GRACE_MS);
-                self.waiting.clients.insert(client, Wait { start: start.clone(), until });
-                self.waiting.poll_at.get_or_insert(now.saturating_add(POLL_MS));
-            }
+            Found::UnderWay { .. } | Found::Asked => self.wait(host, client, definition, start),
         }
         true
+    }
+
+    /// Lets a client wait for the end of the saga that has begun under its start key.
+    pub(super) fn wait(&mut self, host: &mut impl Host, client: Client, definition: &Definition, start: &StartKey) {
+        let now = host.now();
+        let deadline_ms = u64::try_from(definition.deadline.as_millis()).unwrap_or(u64::MAX);
+        let until = now.saturating_add(deadline_ms).saturating_add(CLIENT_GRACE_MS);
+        self.waiting.clients.insert(client, Wait { start: start.clone(), until });
+        self.waiting.poll_at.get_or_insert(now.saturating_add(POLL_MS));
     }
 
     /// Looks whether the sagas for which clients wait have ended.
@@ -71,15 +74,17 @@ impl<J: Journal> Coordinator<J> {
             return;
         }
         for (client, wait) in std::mem::take(&mut self.waiting.clients) {
-            let answer = match self.journal.find(host, &wait.start) {
+            let answer = match self.journal.look(host, &wait.start, now) {
                 Found::Ended(reply) => replayed(reply),
+                Found::OtherRequest => other_request(),
                 Found::UnderWay { saga, state } if now >= wait.until => still_working(&saga, state),
-                Found::UnderWay { .. } => {
+                Found::Asked if now >= wait.until => Problem::overload("the journal does not answer"),
+                Found::UnderWay { .. } | Found::Asked => {
                     self.waiting.clients.insert(client, wait);
                     continue;
                 }
                 // It was never sent anything, or has been forgotten since it ended.
-                Found::Nothing | Found::OtherRequest => Problem::overload("the saga that was begun before is gone"),
+                Found::Nothing => Problem::overload("the saga that was begun before is gone"),
             };
             host.reply(client, &answer);
         }

@@ -59,6 +59,9 @@ impl Host for Proxy {
         self.dispatched.push((token, call.clone()));
         Ok(token)
     }
+    fn ask(&mut self, _call: &JournalCall) -> Result<Token, DispatchRefusal> {
+        Err(DispatchRefusal::Unavailable)
+    }
     fn reply(&mut self, client: Client, reply: &Reply) {
         self.replies.push((client, reply.clone()));
     }

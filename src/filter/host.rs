@@ -8,7 +8,7 @@ use proxy_wasm::types::{MetricType, Status};
 
 use super::clock::Clock;
 use crate::coordinator::{Client, Counter, Host, Token};
-use crate::journal::{Conflict, SharedData, Version};
+use crate::journal::{Conflict, JournalCall, SharedData, Version};
 use crate::planted::{Planted, planted};
 use crate::saga::{DispatchRefusal, Millis, OutgoingCall, Reply};
 
@@ -60,17 +60,12 @@ impl Host for EnvoyHost {
     }
 
     fn dispatch(&mut self, call: &OutgoingCall) -> Result<Token, DispatchRefusal> {
-        let headers = call.headers.iter().map(|(name, value)| (name.as_str(), value.as_str())).collect();
-        let body = call.body.as_ref().map(String::as_bytes);
         let timeout_ms = if planted(Planted::AttemptWithoutTimeout) { 0 } else { call.timeout_ms };
-        let timeout = Duration::from_millis(u64::from(timeout_ms));
-        hostcalls::dispatch_http_call(&call.cluster, headers, body, Vec::new(), timeout).map_err(
-            |status| match status {
-                // Envoy says so of a cluster that it does not know; one without endpoints is an internal failure to it.
-                Status::BadArgument => DispatchRefusal::UnknownCluster,
-                _ => DispatchRefusal::Unavailable,
-            },
-        )
+        dispatch(&call.cluster, &call.headers, call.body.as_deref(), timeout_ms)
+    }
+
+    fn ask(&mut self, call: &JournalCall) -> Result<Token, DispatchRefusal> {
+        dispatch(&call.cluster, &call.headers, Some(&call.body), call.timeout_ms)
     }
 
     fn reply(&mut self, client: Client, reply: &Reply) {
@@ -90,6 +85,23 @@ impl Host for EnvoyHost {
             log::warn!("{} was not counted: {status:?}", counter.name());
         }
     }
+}
+
+/// Sends a request from the context that is effective: the root's.
+fn dispatch(
+    cluster: &str,
+    headers: &[(String, String)],
+    body: Option<&str>,
+    timeout_ms: u32,
+) -> Result<Token, DispatchRefusal> {
+    let headers = headers.iter().map(|(name, value)| (name.as_str(), value.as_str())).collect();
+    let timeout = Duration::from_millis(u64::from(timeout_ms));
+    let body = body.map(str::as_bytes);
+    hostcalls::dispatch_http_call(cluster, headers, body, Vec::new(), timeout).map_err(|status| match status {
+        // Envoy says so of a cluster that it does not know; one without endpoints is an internal failure to it.
+        Status::BadArgument => DispatchRefusal::UnknownCluster,
+        _ => DispatchRefusal::Unavailable,
+    })
 }
 
 /// Answers the stream that is effective.

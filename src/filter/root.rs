@@ -14,7 +14,7 @@ use super::stream::{Intake, Stream};
 use crate::config::{self, Configuration, Role};
 use crate::coordinator::{Coordinator, Host};
 use crate::facts::ParticipantResponse;
-use crate::journal::SharedJournal;
+use crate::journal::AnyJournal;
 use crate::matcher::MatcherTable;
 use crate::planted::{Planted, planted};
 use crate::saga::{AttemptResult, Millis};
@@ -35,7 +35,7 @@ struct Worker {
     intake: Rc<Intake>,
     inbox: Rc<Inbox>,
     host: EnvoyHost,
-    coordinator: Coordinator<SharedJournal>,
+    coordinator: Coordinator<AnyJournal>,
     max_body: usize,
     /// When the next tick comes; none: none was ever set.
     tick_at: Option<Millis>,
@@ -53,6 +53,7 @@ impl Root {
         let Some(Serving::Coordinator(worker)) = &mut self.serving else { return };
         worker.take_messages();
         act(worker);
+        worker.coordinator.settle(&mut worker.host);
         worker.set_tick();
         if self.ending && worker.coordinator.open() == 0 {
             self.ending = false;
@@ -67,7 +68,8 @@ impl Root {
 impl Context for Root {
     fn on_http_call_response(&mut self, token: u32, num_headers: usize, body_size: usize, _num_trailers: usize) {
         self.with_worker(|worker| {
-            let result = worker.callout_result(num_headers, body_size);
+            let limit = if worker.coordinator.is_of_journal(token) { usize::MAX } else { worker.max_body };
+            let result = callout_result(num_headers, body_size, limit);
             worker.coordinator.ended(&mut worker.host, token, result);
         });
     }
@@ -77,6 +79,7 @@ impl Context for Root {
     fn on_done(&mut self) -> bool {
         let Some(Serving::Coordinator(worker)) = &mut self.serving else { return true };
         worker.take_messages();
+        worker.coordinator.settle(&mut worker.host);
         worker.set_tick();
         self.ending = worker.coordinator.open() > 0 && !planted(Planted::OldConfigurationLetGo);
         if !self.ending {
@@ -146,20 +149,20 @@ impl Serving {
         }
         let Role::Coordinator { gate } = configuration.role else { return Serving::Gate };
         let max_body = configuration.limits.max_body;
+        let mut host = EnvoyHost::new(root);
+        let name = unique_name(root, host.random());
+        let journal = AnyJournal::new(name.clone(), &configuration, text);
         let intake = Intake {
             table: MatcherTable::new(&configuration.definitions),
             definitions: configuration.definitions,
             gate,
             max_body,
         };
-        let mut host = EnvoyHost::new(root);
         let inbox = Rc::new(Inbox::default());
-        let name = unique_name(root, host.random());
         match hostcalls::register_shared_queue(&queue_name(&name)) {
             Ok(queue) => inbox.wake_by(queue),
             Err(status) => log::error!("no queue to wake the root by: {status:?}"),
         }
-        let journal = SharedJournal::new(name, text, configuration.limits.retained.clone());
         let coordinator = Coordinator::new(journal, configuration.limits, configuration.forward_headers);
         let intake = Rc::new(intake);
         let mut worker = Worker { intake, inbox, host, coordinator, max_body, tick_at: None };
@@ -193,33 +196,6 @@ impl Worker {
         }
     }
 
-    /// The answer that Envoy holds for the callout that has just ended.
-    fn callout_result(&self, num_headers: usize, body_size: usize) -> AttemptResult {
-        // A response that was cut short, timed out after its head, or is larger than Envoy keeps, has no headers. Asking
-        // for a single one then makes the SDK panic.
-        if planted(Planted::NoHeadersAskedFor) {
-            let _ = hostcalls::get_map_value_bytes(MapType::HttpCallResponseHeaders, ":status");
-        }
-        if num_headers == 0 {
-            return AttemptResult::NoAnswer;
-        }
-        let Ok(mut headers) = hostcalls::get_map_bytes(MapType::HttpCallResponseHeaders) else {
-            return AttemptResult::NoAnswer;
-        };
-        let code = headers.iter().find(|(name, _)| name == ":status");
-        let code = code.and_then(|(_, value)| std::str::from_utf8(value).ok()).and_then(|code| code.parse().ok());
-        let Some(code) = code else { return AttemptResult::NoAnswer };
-        headers.retain(|(name, _)| !name.starts_with(':'));
-        let body = if body_size > self.max_body {
-            None
-        } else if body_size == 0 {
-            Some(Vec::new())
-        } else {
-            hostcalls::get_buffer(BufferType::HttpCallResponseBody, 0, body_size).ok().flatten()
-        };
-        AttemptResult::Answered(ParticipantResponse { code, headers, body })
-    }
-
     /// Setting the tick starts its countdown anew, so it is set only where the next due time has become earlier.
     fn set_tick(&mut self) {
         let due = self.coordinator.next_due();
@@ -231,6 +207,33 @@ impl Worker {
             set_tick_period(Duration::from_millis(wait));
         }
     }
+}
+
+/// The answer that Envoy holds for the callout that has just ended. A body of more than `max_body` bytes is not kept.
+fn callout_result(num_headers: usize, body_size: usize, max_body: usize) -> AttemptResult {
+    // A response that was cut short, timed out after its head, or is larger than Envoy keeps, has no headers. Asking
+    // for a single one then makes the SDK panic.
+    if planted(Planted::NoHeadersAskedFor) {
+        let _ = hostcalls::get_map_value_bytes(MapType::HttpCallResponseHeaders, ":status");
+    }
+    if num_headers == 0 {
+        return AttemptResult::NoAnswer;
+    }
+    let Ok(mut headers) = hostcalls::get_map_bytes(MapType::HttpCallResponseHeaders) else {
+        return AttemptResult::NoAnswer;
+    };
+    let code = headers.iter().find(|(name, _)| name == ":status");
+    let code = code.and_then(|(_, value)| std::str::from_utf8(value).ok()).and_then(|code| code.parse().ok());
+    let Some(code) = code else { return AttemptResult::NoAnswer };
+    headers.retain(|(name, _)| !name.starts_with(':'));
+    let body = if body_size > max_body {
+        None
+    } else if body_size == 0 {
+        Some(Vec::new())
+    } else {
+        hostcalls::get_buffer(BufferType::HttpCallResponseBody, 0, body_size).ok().flatten()
+    };
+    AttemptResult::Answered(ParticipantResponse { code, headers, body })
 }
 
 fn set_tick_period(period: Duration) {

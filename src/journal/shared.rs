@@ -20,7 +20,7 @@
 
 use std::collections::{BTreeMap, HashMap, VecDeque};
 
-use super::{Acknowledgement, Entry, Found, Journal, Orphan, SharedData, StartKey, Tick};
+use super::{Acknowledgement, Entry, Found, Journal, News, Orphan, Ownership, SharedData, StartKey};
 use crate::definition;
 use crate::planted::{Planted, planted};
 use crate::saga::Millis;
@@ -232,8 +232,9 @@ impl Journal for SharedJournal {
         index::find(store, start)
     }
 
-    fn owns(&mut self, store: &mut impl SharedData, saga: &str) -> bool {
-        self.still_lives(store) && self.places.contains_key(saga)
+    fn owns(&mut self, store: &mut impl SharedData, saga: &str, _now: Millis) -> Ownership {
+        let ours = self.still_lives(store) && self.places.contains_key(saga);
+        if ours { Ownership::Ours } else { Ownership::Lost }
     }
 
     fn quarantine(&mut self, store: &mut impl SharedData, saga: &str, why: &str) {
@@ -247,8 +248,8 @@ impl Journal for SharedJournal {
         }
     }
 
-    fn tick(&mut self, store: &mut impl SharedData, now: Millis) -> Tick {
-        let mut tick = Tick::default();
+    fn tick(&mut self, store: &mut impl SharedData, now: Millis) -> News {
+        let mut tick = News::default();
         if now < self.beat_at {
             return tick;
         }

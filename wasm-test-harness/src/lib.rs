@@ -5,6 +5,7 @@
 //! | [`participant`] | an HTTP service with a SQLite database, whose faults can be ordered by guest |
 //! | [`envoy`] | starts a real Envoy on free ports from one of the shipped configurations |
 //! | [`etcd`] | starts a real etcd on free ports, and looks at what it holds |
+//! | [`fleet`] | several Envoys with one journal in etcd |
 //! | [`process`] | a process that was started: killed, frozen, thawed, with its log |
 //! | [`application`] | what gets the requests that begin no saga: writes them down, echoes, trickles |
 //! | [`loopback`] | the one HTTP client; refuses every target that is not on loopback |
@@ -22,6 +23,7 @@ pub mod demo;
 pub mod draw;
 pub mod envoy;
 pub mod etcd;
+pub mod fleet;
 pub mod loopback;
 pub mod participant;
 pub mod process;

@@ -14,25 +14,23 @@
 //! ```
 
 mod history;
+mod participants;
 
-use std::collections::{BTreeMap, BTreeSet};
 use std::net::SocketAddr;
-use std::path::Path;
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
-use anyhow::{Context, bail, ensure};
+use anyhow::{Context, ensure};
 use bytes::Bytes;
 use hyper::header::{HeaderMap, HeaderName, HeaderValue};
 use hyper::{Method, Request};
 use serde_json::{Value as Json, json};
 use serde_yaml_ng::Value as Yaml;
-use tempfile::TempDir;
 
 use crate::envoy::{Envoy, RunningEnvoy};
 use crate::loopback::{self, Answer, Client, InFlight, Outgoing, OutgoingBody};
-use crate::participant::{AttemptFilter, BookingState, Participant};
 
 pub use history::{History, Seen};
+pub use participants::Participants;
 
 /// The shipped configuration.
 pub const CONFIGURATION: &str = "envoy/trip/envoy.yaml";
@@ -151,14 +149,23 @@ impl TripRequest {
 pub struct Trip {
     /// Envoy, with the filter.
     pub envoy: RunningEnvoy,
-    /// A participant.
-    pub hotel: Participant,
-    /// A participant.
-    pub flight: Participant,
-    /// A participant.
-    pub car: Participant,
+    /// To which the trip derefs: `trip.hotel` is one of them.
+    pub participants: Participants,
     client: Client,
-    _databases: TempDir,
+}
+
+impl std::ops::Deref for Trip {
+    type Target = Participants;
+
+    fn deref(&self) -> &Participants {
+        &self.participants
+    }
+}
+
+impl std::ops::DerefMut for Trip {
+    fn deref_mut(&mut self) -> &mut Participants {
+        &mut self.participants
+    }
 }
 
 impl Trip {
@@ -169,32 +176,14 @@ impl Trip {
 
     /// Starts everything; `customise` changes what Envoy gets.
     pub async fn start_with(customise: impl FnOnce(Envoy) -> Envoy) -> anyhow::Result<Trip> {
-        let databases = tempfile::tempdir().context("a directory for the databases")?;
-        let start = |role: &'static str| {
-            let database = databases.path().join(format!("{role}.sqlite"));
-            async move { Participant::start(role, &database).await }
-        };
-        let (hotel, flight, car) = tokio::try_join!(start("hotel"), start("flight"), start("car"))?;
-        let envoy = Envoy::from_file(CONFIGURATION)
-            .upstream("hotel", hotel.address())
-            .upstream("flight", flight.address())
-            .upstream("car", car.address());
+        let participants = Participants::start().await?;
+        let mut envoy = Envoy::from_file(CONFIGURATION);
+        for role in STEPS {
+            envoy = envoy.upstream(role, participants.participant(role).address());
+        }
         let envoy = customise(envoy).start().await?;
         let client = Client::http1().timeout(ANSWER_TIMEOUT);
-        Ok(Trip { envoy, hotel, flight, car, client, _databases: databases })
-    }
-
-    /// A participant by its role.
-    ///
-    /// # Panics
-    /// There is none of that role.
-    pub fn participant(&self, role: &str) -> &Participant {
-        match role {
-            "hotel" => &self.hotel,
-            "flight" => &self.flight,
-            "car" => &self.car,
-            _ => panic!("no participant `{role}`"),
-        }
+        Ok(Trip { envoy, participants, client })
     }
 
     /// Where trips are booked.
@@ -205,12 +194,6 @@ impl Trip {
     /// Address of a listener.
     pub fn address(&self, mode: BodyMode) -> SocketAddr {
         self.envoy.listener(mode.listener())
-    }
-
-    /// Where the database of a participant is.
-    pub fn database(&self, role: &str) -> std::path::PathBuf {
-        let directory: &Path = self._databases.path();
-        directory.join(format!("{role}.sqlite"))
     }
 
     /// Books a trip as a plain client does, over HTTP/1.1 and the listener with one instance.
@@ -241,66 +224,6 @@ impl Trip {
         Ok(request)
     }
 
-    /// Starts a participant again that was stopped: where it was, with the database that it had.
-    ///
-    /// # Errors
-    /// As [`Participant::start_on`].
-    pub async fn restart(&mut self, role: &str) -> anyhow::Result<()> {
-        let address = self.participant(role).address();
-        let started = Participant::start_on(role, &self.database(role), address).await?;
-        match role {
-            "hotel" => self.hotel = started,
-            "flight" => self.flight = started,
-            _ => self.car = started,
-        }
-        Ok(())
-    }
-
-    /// What the participants saw and hold of every guest. Reads each database once.
-    ///
-    /// # Errors
-    /// A database cannot be read.
-    pub fn histories(&self) -> anyhow::Result<BTreeMap<String, History>> {
-        let mut histories = BTreeMap::new();
-        for role in STEPS {
-            let participant = self.participant(role);
-            History::add(&mut histories, role, participant.attempts(&AttemptFilter::default())?);
-            History::add_bookings(&mut histories, role, participant.bookings()?);
-        }
-        Ok(histories)
-    }
-
-    /// What the participants saw and hold of one guest; of one that they do not know, nothing.
-    ///
-    /// # Errors
-    /// As [`Trip::histories`].
-    pub fn history(&self, guest: &str) -> anyhow::Result<History> {
-        Ok(self.histories()?.remove(guest).unwrap_or_else(|| History::of(guest)))
-    }
-
-    /// Waits until no participant has been asked for anything for `quiet`.
-    ///
-    /// # Errors
-    /// They still are after `timeout`.
-    pub async fn wait_until_quiet(&self, quiet: Duration, timeout: Duration) -> anyhow::Result<()> {
-        let started = Instant::now();
-        let (mut seen, mut since) = (0, Instant::now());
-        loop {
-            let mut attempts = 0;
-            for role in STEPS {
-                attempts += self.participant(role).attempts(&AttemptFilter::default())?.len();
-            }
-            if attempts != seen {
-                (seen, since) = (attempts, Instant::now());
-            }
-            if since.elapsed() >= quiet {
-                return Ok(());
-            }
-            ensure!(started.elapsed() < timeout, "participants are still being asked after {timeout:?}");
-            tokio::time::sleep(quiet / 4).await;
-        }
-    }
-
     /// The filter has met nothing that must never be: no event that did not fit, and no end of a virtual machine.
     ///
     /// # Errors
@@ -324,61 +247,5 @@ impl Trip {
     pub async fn counter(&self, name: &str) -> anyhow::Result<u64> {
         let stats = self.envoy.stats(&format!("^wasmcustom\\.sagabox_{name}$")).await?;
         stats.into_values().next().with_context(|| format!("no counter sagabox_{name}"))
-    }
-
-    /// What the participants hold of a guest: the roles with a booking that is not cancelled.
-    pub fn held(&self, guest: &str) -> anyhow::Result<BTreeSet<&'static str>> {
-        let mut held = BTreeSet::new();
-        for role in STEPS {
-            let bookings = self.participant(role).bookings()?;
-            if bookings.iter().any(|one| one.guest == guest && one.state == BookingState::Booked) {
-                held.insert(role);
-            }
-        }
-        Ok(held)
-    }
-
-    /// Waits until the participants hold exactly `steps` of a guest and nothing has been under way for half a second.
-    ///
-    /// # Errors
-    /// It does not come to that within `timeout`; the error says what they hold, and what they were asked for.
-    pub async fn wait_until_held(&self, guest: &str, steps: &[&str], timeout: Duration) -> anyhow::Result<()> {
-        let wanted: BTreeSet<&str> = steps.iter().copied().collect();
-        let started = Instant::now();
-        let mut quiet_since = Instant::now();
-        let mut seen = 0;
-        loop {
-            let attempts = self.attempts(guest)?;
-            if attempts != seen {
-                seen = attempts;
-                quiet_since = Instant::now();
-            }
-            let held = self.held(guest)?;
-            if held == wanted && quiet_since.elapsed() > Duration::from_millis(500) {
-                return Ok(());
-            }
-            if started.elapsed() >= timeout {
-                let history = self.history(guest)?.table();
-                bail!("{guest} holds {held:?} after {timeout:?}, not {wanted:?}\n{history}");
-            }
-            tokio::time::sleep(Duration::from_millis(50)).await;
-        }
-    }
-
-    /// No participant did one step twice.
-    pub fn check_nothing_applied_twice(&self) -> anyhow::Result<()> {
-        for role in STEPS {
-            let balance = self.participant(role).balance()?;
-            ensure!(balance.applied_twice == 0, "{role} did {} steps twice", balance.applied_twice);
-        }
-        Ok(())
-    }
-
-    fn attempts(&self, guest: &str) -> anyhow::Result<usize> {
-        let mut attempts = 0;
-        for role in STEPS {
-            attempts += self.participant(role).attempts(&AttemptFilter::guest(guest))?.len();
-        }
-        Ok(attempts)
     }
 }

@@ -3,6 +3,7 @@
 use serde::{Deserialize, Serialize};
 
 use crate::journal::StartKey;
+use crate::journal::replay::{self, Unreadable};
 use crate::saga::record::{Change, RECORD_VERSION, Record};
 use crate::saga::{Millis, Reply, SagaState};
 
@@ -60,21 +61,6 @@ pub(super) struct Slot {
     pub(super) records: Vec<u8>,
 }
 
-/// Why a slot cannot be used.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub(super) enum Unreadable {
-    /// A module that keeps other records wrote it: it is not for us to touch.
-    OtherVersion(u64),
-    /// It is not what any module writes.
-    Damaged(String),
-}
-
-/// Only what tells whether the rest can be read.
-#[derive(Deserialize)]
-struct Versioned {
-    version: u64,
-}
-
 impl Slot {
     pub(super) fn new(saga: &str, owner: &str, epoch: u32, start: Option<&StartKey>) -> Slot {
         let head = Head {
@@ -94,14 +80,8 @@ impl Slot {
     }
 
     pub(super) fn parse(bytes: &[u8]) -> Result<Slot, Unreadable> {
-        let damaged = |error: serde_json::Error| Unreadable::Damaged(error.to_string());
         let mut lines = bytes.splitn(2, |byte| *byte == b'\n');
-        let head = lines.next().unwrap_or_default();
-        let Versioned { version } = serde_json::from_slice(head).map_err(damaged)?;
-        if version != u64::from(RECORD_VERSION) {
-            return Err(Unreadable::OtherVersion(version));
-        }
-        let head = serde_json::from_slice(head).map_err(damaged)?;
+        let head = replay::parse(lines.next().unwrap_or_default())?;
         Ok(Slot { head, records: lines.next().unwrap_or_default().to_vec() })
     }
 
@@ -136,27 +116,7 @@ impl Slot {
     }
 
     pub(super) fn records(&self) -> Result<Vec<Record>, Unreadable> {
-        let damaged = |error: serde_json::Error| Unreadable::Damaged(error.to_string());
         let lines = self.records.split(|byte| *byte == b'\n').filter(|line| !line.is_empty());
-        let records: Vec<Record> =
-            lines.map(|line| serde_json::from_slice(line).map_err(damaged)).collect::<Result<_, _>>()?;
-        let whole = (1..).zip(&records).all(|(sequence, record)| record.sequence == sequence);
-        let last = records.last().map_or(0, |record| record.sequence);
-        if !whole || last != self.head.sequence {
-            return Err(Unreadable::Damaged(format!("it should have {} records, in order", self.head.sequence)));
-        }
-        match records.iter().find(|record| record.version != RECORD_VERSION) {
-            Some(record) => Err(Unreadable::OtherVersion(record.version.into())),
-            None => Ok(records),
-        }
-    }
-}
-
-impl std::fmt::Display for Unreadable {
-    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        match self {
-            Unreadable::OtherVersion(version) => write!(f, "it is of version {version}, not {RECORD_VERSION}"),
-            Unreadable::Damaged(why) => write!(f, "it cannot be read: {why}"),
-        }
+        replay::records(lines, self.head.sequence)
     }
 }

@@ -5,13 +5,12 @@ use std::sync::Arc;
 
 use super::retained::Counts;
 use super::row::{Row, RowState, configuration_key, row_key, slot_key};
-use super::slot::{Slot, Unreadable};
+use super::slot::Slot;
 use super::{MAX_ROWS, MAX_TRIES, Place, SharedJournal, index};
-use crate::config;
 use crate::definition::Definition;
-use crate::journal::{Journal, Orphan, SharedData, Tick, Version};
+use crate::journal::replay::{self, Unreadable};
+use crate::journal::{Journal, News, Orphan, SharedData, Version};
 use crate::planted::{Planted, planted};
-use crate::saga::record::{Change, Progress, Record};
 
 /// A VM is dead when its beat has not changed over so many of ours.
 const DEAD_AFTER_BEATS: u32 = 6;
@@ -38,7 +37,7 @@ pub(super) struct TakenRow {
 
 impl SharedJournal {
     /// Looks at every other VM, and takes over the sagas of those that are dead.
-    pub(super) fn take_over(&mut self, store: &mut impl SharedData, tick: &mut Tick) {
+    pub(super) fn take_over(&mut self, store: &mut impl SharedData, tick: &mut News) {
         let rows: Vec<(u32, Row, Version)> = (0..MAX_ROWS)
             .map_while(|number| store.shared(&row_key(number)).map(|(bytes, version)| (number, bytes, version)))
             // Rows of another version are for a VM that knows it.
@@ -95,7 +94,7 @@ impl SharedJournal {
         store: &mut impl SharedData,
         (number, mut row, version): (u32, Row, Version),
         died_at: Option<u64>,
-        tick: &mut Tick,
+        tick: &mut News,
     ) {
         if self.own_row(store).is_none() {
             return;
@@ -195,7 +194,7 @@ impl SharedJournal {
         place: Place,
         slot: Slot,
         definitions: &Result<Vec<Arc<Definition>>, String>,
-        tick: &mut Tick,
+        tick: &mut News,
     ) {
         let saga = slot.head.saga.clone();
         self.places.insert(saga.clone(), place);
@@ -215,7 +214,7 @@ impl SharedJournal {
     }
 
     /// One at a time: of those that were resumed together nobody knows which one it was.
-    pub(super) fn resume_a_suspect(&mut self, store: &mut impl SharedData, tick: &mut Tick) {
+    pub(super) fn resume_a_suspect(&mut self, store: &mut impl SharedData, tick: &mut News) {
         let Some(beat) = self.own.as_ref().map(|own| own.row.beat) else { return };
         if let Some((saga, until)) = &self.on_probation
             && self.places.contains_key(saga)
@@ -272,30 +271,10 @@ enum Taken {
 /// With which the sagas of a row began.
 fn definitions(store: &impl SharedData, row: u32) -> Result<Vec<Arc<Definition>>, String> {
     let (bytes, _) = store.shared(&configuration_key(row)).unwrap_or_default();
-    match config::load(&bytes) {
-        Ok(configuration) => Ok(configuration.definitions),
-        Err(errors) => Err(format!("the configuration with which it began cannot be read: {errors}")),
-    }
+    replay::definitions(&bytes)
 }
 
 fn orphan(slot: &Slot, definitions: &Result<Vec<Arc<Definition>>, String>) -> Result<Orphan, String> {
-    let definitions = definitions.as_ref().map_err(Clone::clone)?;
     let records = slot.records().map_err(|why: Unreadable| why.to_string())?;
-    let name = records.first().and_then(begun_as).ok_or("its records do not say how it began")?;
-    let definition = definitions.iter().find(|definition| definition.name == name);
-    let definition =
-        definition.ok_or_else(|| format!("it began as `{name}`, of which its configuration knows nothing"))?;
-    let mut progress = Progress::new(definition.steps.iter().map(|step| step.name.as_str()));
-    for change in records.iter().flat_map(|record| &record.changes) {
-        progress.apply(change).map_err(|illegal| format!("its records contradict each other: {illegal}"))?;
-    }
-    let (epoch, sequence) = (slot.head.epoch, slot.head.sequence);
-    Ok(Orphan { definition: Arc::clone(definition), progress, sequence, epoch })
-}
-
-fn begun_as(record: &Record) -> Option<&str> {
-    match record.changes.first() {
-        Some(Change::Begun(begun)) => Some(&begun.definition),
-        _ => None,
-    }
+    replay::orphan(&records, definitions, slot.head.epoch)
 }

@@ -107,8 +107,8 @@ fn begin(journal: &mut SharedJournal, shared: &mut Shared, saga: &str) {
 }
 
 /// Lets these VMs live for so many beats; gives what came of it.
-fn live(journals: &mut [&mut SharedJournal], shared: &mut Shared, beats: u32) -> Tick {
-    let mut all = Tick::default();
+fn live(journals: &mut [&mut SharedJournal], shared: &mut Shared, beats: u32) -> News {
+    let mut all = News::default();
     for _ in 0..beats {
         for journal in journals.iter_mut() {
             let due = journal.next_due();
@@ -121,7 +121,7 @@ fn live(journals: &mut [&mut SharedJournal], shared: &mut Shared, beats: u32) ->
     all
 }
 
-fn names(tick: &Tick) -> Vec<&str> {
+fn names(tick: &News) -> Vec<&str> {
     tick.orphans.iter().map(|orphan| orphan.progress.begun.as_ref().unwrap().id.as_str()).collect()
 }
 
@@ -229,15 +229,15 @@ fn the_sagas_of_a_dead_vm_are_taken_over_by_one_other() {
 fn a_vm_that_was_only_slow_does_nothing_for_what_is_not_its_own_any_more() {
     let (mut shared, mut a, mut b) = (Shared::default(), vm("a"), vm("b"));
     begin(&mut a, &mut shared, "s1");
-    assert!(a.owns(&mut shared, "s1"));
+    assert!(a.owns(&mut shared, "s1", 0) == Ownership::Ours);
     let tick = live(&mut [&mut b], &mut shared, 10);
     assert_eq!(names(&tick), ["s1"]);
     assert_eq!(write(&mut a, &mut shared, "s1", 1, &compensating(2)), Acknowledgement::Lost);
-    assert!(!a.owns(&mut shared, "s1"));
+    assert!(a.owns(&mut shared, "s1", 0) == Ownership::Lost);
     assert_eq!(write(&mut b, &mut shared, "s1", 2, &compensating(2)), Acknowledgement::Written);
     // It goes on as another.
     begin(&mut a, &mut shared, "s2");
-    assert!(a.owns(&mut shared, "s2") && !a.owns(&mut shared, "s1"));
+    assert!(a.owns(&mut shared, "s2", 0) == Ownership::Ours && a.owns(&mut shared, "s1", 0) == Ownership::Lost);
     assert_eq!(live(&mut [&mut a], &mut shared, 1).lost, ["s1"], "and not what it has begun since");
     let tick = live(&mut [&mut a, &mut b], &mut shared, 20);
     assert!(tick.lost.is_empty() && tick.orphans.is_empty());

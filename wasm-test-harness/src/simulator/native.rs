@@ -10,7 +10,7 @@ use sagabox::config::{self, Configuration, Role};
 use sagabox::coordinator::{Client, Coordinator, Counter, Host as CoordinatorHost, MatchedRequest, Token, too_large};
 use sagabox::definition::Definition;
 use sagabox::facts::{ClientRequest, ParticipantResponse};
-use sagabox::journal::{Conflict, SharedData, SharedJournal, Version};
+use sagabox::journal::{AnyJournal, Conflict, JournalCall, SharedData, Version};
 use sagabox::matcher::{MatcherTable, RequestHead};
 use sagabox::saga::{AttemptResult, DispatchRefusal, Millis, OutgoingCall, Reply};
 
@@ -40,7 +40,7 @@ struct Worker {
     definitions: Vec<Arc<Definition>>,
     gate: bool,
     max_body: usize,
-    coordinator: Coordinator<SharedJournal>,
+    coordinator: Coordinator<AnyJournal>,
     started_ms: Millis,
     started_ns: u64,
     queue: u32,
@@ -93,12 +93,12 @@ impl CoordinatorHost for Port<'_> {
     }
 
     fn dispatch(&mut self, call: &OutgoingCall) -> Result<Token, DispatchRefusal> {
-        let headers = call.headers.iter().map(|(name, value)| (name.clone(), value.clone().into_bytes())).collect();
-        let body = call.body.clone().unwrap_or_default().into_bytes();
-        self.host.dispatch(call.cluster.clone(), headers, body, call.timeout_ms).map_err(|status| match status {
-            Status::BadArgument => DispatchRefusal::UnknownCluster,
-            _ => DispatchRefusal::Unavailable,
-        })
+        let body = call.body.clone().unwrap_or_default();
+        dispatch(self.host, &call.cluster, &call.headers, body, call.timeout_ms)
+    }
+
+    fn ask(&mut self, call: &JournalCall) -> Result<Token, DispatchRefusal> {
+        dispatch(self.host, &call.cluster, &call.headers, call.body.clone(), call.timeout_ms)
     }
 
     fn reply(&mut self, client: Client, reply: &Reply) {
@@ -114,6 +114,20 @@ impl CoordinatorHost for Port<'_> {
         // It exists, and 1 is not 0.
         let _ = process.increment_metric(id, 1);
     }
+}
+
+fn dispatch(
+    host: &mut Host,
+    cluster: &str,
+    headers: &[(String, String)],
+    body: String,
+    timeout_ms: u32,
+) -> Result<Token, DispatchRefusal> {
+    let headers = headers.iter().map(|(name, value)| (name.clone(), value.clone().into_bytes())).collect();
+    host.dispatch(cluster.to_owned(), headers, body.into_bytes(), timeout_ms).map_err(|status| match status {
+        Status::BadArgument => DispatchRefusal::UnknownCluster,
+        _ => DispatchRefusal::Unavailable,
+    })
 }
 
 fn send(host: &mut Host, reply: &Reply) {
@@ -135,6 +149,7 @@ impl NativeVm {
         let mut port = Port { host: &mut self.host, root, now };
         worker.take_messages(&mut port);
         act(worker, &mut port);
+        worker.coordinator.settle(&mut port);
         worker.set_tick(&mut port);
         if worker.ending && worker.coordinator.open() == 0 {
             worker.ending = false;
@@ -150,7 +165,7 @@ impl NativeVm {
         let random: String = random.iter().map(|byte| format!("{byte:02x}")).collect();
         let name = format!("{random}.{id}");
         let queue = self.host.register_queue(&format!("sagabox.wake.{name}"));
-        let journal = SharedJournal::new(name, text, configuration.limits.retained.clone());
+        let journal = AnyJournal::new(name, &configuration, text);
         let max_body = configuration.limits.max_body;
         Root::Coordinator(Box::new(Worker {
             id,
@@ -343,7 +358,8 @@ impl Vm for NativeVm {
                 CalloutAnswer::Whole { mut headers, body } => {
                     let code = text(&headers, ":status").and_then(|code| code.parse().ok());
                     headers.retain(|(name, _)| !name.starts_with(':'));
-                    let body = (body.len() <= worker.max_body).then_some(body);
+                    let kept = body.len() <= worker.max_body || worker.coordinator.is_of_journal(token);
+                    let body = kept.then_some(body);
                     code.map_or(AttemptResult::NoAnswer, |code| {
                         AttemptResult::Answered(ParticipantResponse { code, headers, body })
                     })
@@ -381,6 +397,7 @@ impl Vm for NativeVm {
         let now = worker.now(&self.host);
         let mut port = Port { host: &mut self.host, root: worker.id, now };
         worker.take_messages(&mut port);
+        worker.coordinator.settle(&mut port);
         worker.set_tick(&mut port);
         worker.ending = worker.coordinator.open() > 0;
         if !worker.ending {

@@ -1,0 +1,390 @@
+//! What is said to etcd, and what it says: the JSON gateway of etcd 3.4 and newer.
+//!
+//! Source: etcd's `rpc.proto`, in its JSON form: bytes are base64, 64-bit integers are strings, what is zero is left out.
+
+use base64::Engine;
+use base64::engine::general_purpose::STANDARD;
+use serde::de::{DeserializeOwned, Error, Visitor};
+use serde::{Deserialize, Deserializer, Serialize, Serializer};
+
+use crate::saga::AttemptResult;
+
+/// Of a transaction.
+pub(super) const TXN: &str = "/v3/kv/txn";
+/// Of a grant of a lease.
+pub(super) const GRANT: &str = "/v3/lease/grant";
+/// Of a keepalive of a lease.
+pub(super) const KEEPALIVE: &str = "/v3/lease/keepalive";
+/// Of an authentication.
+pub(super) const AUTHENTICATE: &str = "/v3/auth/authenticate";
+
+/// Keys and values.
+#[derive(Clone, Debug, Default, PartialEq, Eq, PartialOrd, Ord)]
+pub(super) struct Bytes(pub(super) Vec<u8>);
+
+impl From<&str> for Bytes {
+    fn from(text: &str) -> Bytes {
+        Bytes(text.as_bytes().to_vec())
+    }
+}
+
+impl Bytes {
+    /// As text; what is not UTF-8 was not written by this program.
+    pub(super) fn text(&self) -> Option<&str> {
+        std::str::from_utf8(&self.0).ok()
+    }
+}
+
+impl Serialize for Bytes {
+    fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
+        serializer.serialize_str(&STANDARD.encode(&self.0))
+    }
+}
+
+impl<'de> Deserialize<'de> for Bytes {
+    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Bytes, D::Error> {
+        let text = String::deserialize(deserializer)?;
+        STANDARD.decode(text).map(Bytes).map_err(D::Error::custom)
+    }
+}
+
+/// A 64-bit integer, as text.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord)]
+pub(super) struct Int(pub(super) i64);
+
+impl Serialize for Int {
+    fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
+        serializer.collect_str(&self.0)
+    }
+}
+
+impl<'de> Deserialize<'de> for Int {
+    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Int, D::Error> {
+        struct IntVisitor;
+        impl Visitor<'_> for IntVisitor {
+            type Value = Int;
+            fn expecting(&self, f: &mut std::fmt::Formatter) -> std::fmt::Result {
+                f.write_str("a 64-bit integer, as text or as a number")
+            }
+            fn visit_str<E: Error>(self, text: &str) -> Result<Int, E> {
+                text.parse().map(Int).map_err(E::custom)
+            }
+            fn visit_i64<E: Error>(self, number: i64) -> Result<Int, E> {
+                Ok(Int(number))
+            }
+            fn visit_u64<E: Error>(self, number: u64) -> Result<Int, E> {
+                i64::try_from(number).map(Int).map_err(E::custom)
+            }
+        }
+        deserializer.deserialize_any(IntVisitor)
+    }
+}
+
+/// A transaction: its requests are all done or none, by what the comparisons come to.
+#[derive(Clone, Debug, Default, PartialEq, Serialize)]
+pub(super) struct Txn {
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    pub(super) compare: Vec<Compare>,
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    pub(super) success: Vec<Request>,
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    pub(super) failure: Vec<Request>,
+}
+
+/// A comparison of a key with what is known of it.
+#[derive(Clone, Debug, PartialEq, Serialize)]
+pub(super) struct Compare {
+    key: Bytes,
+    result: &'static str,
+    #[serde(flatten)]
+    target: Target,
+}
+
+#[derive(Clone, Debug, PartialEq, Serialize)]
+#[serde(tag = "target")]
+enum Target {
+    #[serde(rename = "CREATE")]
+    Create { create_revision: Int },
+    #[serde(rename = "MOD")]
+    Mod { mod_revision: Int },
+}
+
+impl Compare {
+    /// The key was made at this revision; 0: there is none.
+    pub(super) fn created(key: &str, revision: i64) -> Compare {
+        Compare { key: key.into(), result: "EQUAL", target: Target::Create { create_revision: Int(revision) } }
+    }
+
+    /// The key was written last at this revision.
+    pub(super) fn unchanged(key: &str, revision: i64) -> Compare {
+        Compare { key: key.into(), result: "EQUAL", target: Target::Mod { mod_revision: Int(revision) } }
+    }
+}
+
+/// One request of a transaction.
+#[derive(Clone, Debug, PartialEq, Serialize)]
+pub(super) enum Request {
+    #[serde(rename = "request_range")]
+    Range(Range),
+    #[serde(rename = "request_put")]
+    Put(Put),
+    #[serde(rename = "request_delete_range")]
+    Delete(Range),
+    #[serde(rename = "request_txn")]
+    Txn(Txn),
+}
+
+/// Some keys, in their order.
+#[derive(Clone, Debug, Default, PartialEq, Serialize)]
+pub(super) struct Range {
+    key: Bytes,
+    #[serde(skip_serializing_if = "is_empty")]
+    range_end: Bytes,
+    #[serde(skip_serializing_if = "is_zero")]
+    limit: Int,
+    #[serde(skip_serializing_if = "std::ops::Not::not")]
+    keys_only: bool,
+}
+
+/// A write.
+#[derive(Clone, Debug, PartialEq, Serialize)]
+pub(super) struct Put {
+    key: Bytes,
+    value: Bytes,
+    #[serde(skip_serializing_if = "is_zero")]
+    lease: Int,
+}
+
+// As serde wants them.
+fn is_empty(bytes: &Bytes) -> bool {
+    bytes.0.is_empty()
+}
+fn is_zero(int: &Int) -> bool {
+    int.0 == 0
+}
+
+impl Request {
+    /// Reads one key.
+    pub(super) fn get(key: &str) -> Request {
+        Request::Range(Range { key: key.into(), ..Range::default() })
+    }
+
+    /// Reads one key without its value.
+    pub(super) fn look(key: &str) -> Request {
+        Request::Range(Range { key: key.into(), keys_only: true, ..Range::default() })
+    }
+
+    /// Reads the keys under a prefix that ends with a slash: those after `after`, if it is given, and at most `limit`.
+    pub(super) fn list(prefix: &str, after: Option<&str>, limit: Option<u32>, keys_only: bool) -> Request {
+        // The next key after a key is the same with a byte more.
+        let from = after.map_or_else(|| prefix.to_owned(), |after| format!("{after}\0"));
+        let limit = Int(limit.map_or(0, i64::from));
+        Request::Range(Range { key: from.as_str().into(), range_end: end_of(prefix), limit, keys_only })
+    }
+
+    /// Deletes one key.
+    pub(super) fn delete(key: &str) -> Request {
+        Request::Delete(Range { key: key.into(), ..Range::default() })
+    }
+
+    /// Deletes the keys under a prefix that ends with a slash.
+    pub(super) fn delete_under(prefix: &str) -> Request {
+        Request::Delete(Range { key: prefix.into(), range_end: end_of(prefix), ..Range::default() })
+    }
+
+    /// Writes a key, which goes with the lease if one is given.
+    pub(super) fn put(key: &str, value: Vec<u8>, lease: Option<i64>) -> Request {
+        Request::Put(Put { key: key.into(), value: Bytes(value), lease: Int(lease.unwrap_or(0)) })
+    }
+}
+
+/// The first key behind all keys that begin with `prefix`.
+fn end_of(prefix: &str) -> Bytes {
+    let mut end = prefix.as_bytes().to_vec();
+    if let Some(last) = end.last_mut() {
+        *last = last.saturating_add(1);
+    }
+    Bytes(end)
+}
+
+/// Asks for a lease.
+#[derive(Clone, Debug, Serialize)]
+pub(super) struct Grant {
+    /// Seconds.
+    #[serde(rename = "TTL")]
+    pub(super) ttl: Int,
+}
+
+/// Asks for a lease to live on.
+#[derive(Clone, Debug, Serialize)]
+pub(super) struct KeepAlive {
+    #[serde(rename = "ID")]
+    pub(super) id: Int,
+}
+
+/// Asks for a token.
+#[derive(Clone, Debug, Serialize)]
+pub(super) struct Authenticate<'a> {
+    pub(super) name: &'a str,
+    pub(super) password: &'a str,
+}
+
+/// A token.
+#[derive(Clone, Debug, Deserialize)]
+pub(super) struct Authenticated {
+    pub(super) token: String,
+}
+
+/// A lease, as it was granted or lives on. Without a TTL it does not.
+#[derive(Clone, Debug, Default, Deserialize)]
+#[serde(default)]
+pub(super) struct Lease {
+    #[serde(rename = "ID")]
+    pub(super) id: Int,
+    #[serde(rename = "TTL")]
+    pub(super) ttl: Int,
+}
+
+/// The first and only answer of a stream of them.
+#[derive(Clone, Debug, Deserialize)]
+pub(super) struct Streamed<T> {
+    pub(super) result: T,
+}
+
+/// What has become of a transaction.
+#[derive(Clone, Debug, Default, PartialEq, Deserialize)]
+#[serde(default)]
+pub(super) struct TxnAnswer {
+    pub(super) header: Header,
+    pub(super) succeeded: bool,
+    pub(super) responses: Vec<Response>,
+}
+
+/// Of an answer.
+#[derive(Clone, Debug, Default, PartialEq, Deserialize)]
+#[serde(default)]
+pub(super) struct Header {
+    pub(super) revision: Int,
+}
+
+/// What has become of one request of a transaction. Puts and deletions say nothing that matters.
+#[derive(Clone, Debug, Default, PartialEq, Deserialize)]
+#[serde(default)]
+pub(super) struct Response {
+    response_range: Option<Ranged>,
+    response_txn: Option<TxnAnswer>,
+}
+
+#[derive(Clone, Debug, Default, PartialEq, Deserialize)]
+#[serde(default)]
+struct Ranged {
+    kvs: Vec<KeyValue>,
+}
+
+/// A key with its value.
+#[derive(Clone, Debug, Default, PartialEq, Deserialize)]
+#[serde(default)]
+pub(super) struct KeyValue {
+    pub(super) key: Bytes,
+    pub(super) value: Bytes,
+    pub(super) create_revision: Int,
+    pub(super) mod_revision: Int,
+    pub(super) lease: Int,
+}
+
+impl TxnAnswer {
+    /// What the `index`th request found, where it was a range.
+    pub(super) fn found(&self, index: usize) -> &[KeyValue] {
+        let range = self.responses.get(index).and_then(|response| response.response_range.as_ref());
+        range.map_or(&[], |range| range.kvs.as_slice())
+    }
+
+    /// What has become of the `index`th request, where it was a transaction.
+    pub(super) fn nested(&self, index: usize) -> Option<&TxnAnswer> {
+        self.responses.get(index).and_then(|response| response.response_txn.as_ref())
+    }
+}
+
+/// What came of a call to etcd.
+#[derive(Clone, Debug, PartialEq)]
+pub(super) enum Answer<T> {
+    /// It has answered.
+    Done(T),
+    /// Nothing was done, and the same call would be refused again.
+    Refused(Refusal),
+    /// Nothing was done: the token is not, or no longer, one.
+    Unauthenticated,
+    /// Nothing was sent.
+    NotSent,
+    /// It may have been done.
+    Unknown(String),
+}
+
+/// Why etcd did not do something.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Deserialize)]
+#[serde(default)]
+pub(super) struct Refusal {
+    /// Of gRPC.
+    code: u32,
+    message: String,
+}
+
+impl Refusal {
+    /// A lease that the call names is gone.
+    pub(super) fn is_of_lease(&self) -> bool {
+        self.code == NOT_FOUND && self.message.contains("lease not found")
+    }
+
+    fn is_of_token(&self) -> bool {
+        let texts = ["invalid auth token", "user name is empty", "auth store is old"];
+        self.code == UNAUTHENTICATED || texts.iter().any(|text| self.message.contains(text))
+    }
+}
+
+impl std::fmt::Display for Refusal {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        write!(f, "{} (gRPC status {})", self.message, self.code)
+    }
+}
+
+const NOT_FOUND: u32 = 5;
+const UNAUTHENTICATED: u32 = 16;
+/// gRPC: invalid argument, not found, already exists, permission denied, resource exhausted (the request or the database
+/// is too large), failed precondition, out of range, unimplemented, unauthenticated. With any other something may have
+/// been done: a leader that steps down tells neither.
+const DEFINITE: &[u32] = &[3, NOT_FOUND, 6, 7, 8, 9, 11, 12, UNAUTHENTICATED];
+
+/// How Envoy's own answer begins where it has no connection to send anything on, and why.
+const NO_CONNECTION: &[&str] = &[
+    "no healthy upstream",
+    "upstream connect error or disconnect/reset before headers. reset reason: remote connection failure",
+    "upstream connect error or disconnect/reset before headers. reset reason: local connection failure",
+    "upstream connect error or disconnect/reset before headers. reset reason: connection timeout",
+    "upstream connect error or disconnect/reset before headers. reset reason: overflow",
+];
+
+/// Reads what came of a call.
+pub(super) fn read<T: DeserializeOwned>(result: &AttemptResult) -> Answer<T> {
+    let answer = match result {
+        AttemptResult::NotSent(_) => return Answer::NotSent,
+        AttemptResult::NoAnswer => return Answer::Unknown("no answer, or one that was cut short".to_owned()),
+        AttemptResult::Answered(answer) => answer,
+    };
+    let body = answer.body.as_deref().unwrap_or_default();
+    if answer.code == 200 {
+        // A stream's answer ends with a line break.
+        return match serde_json::from_slice(body) {
+            Ok(answer) => Answer::Done(answer),
+            Err(error) => Answer::Unknown(format!("an answer that cannot be read: {error}")),
+        };
+    }
+    match serde_json::from_slice::<Refusal>(body) {
+        Ok(refusal) if refusal.is_of_token() => Answer::Unauthenticated,
+        Ok(refusal) if DEFINITE.contains(&refusal.code) => Answer::Refused(refusal),
+        Ok(refusal) => Answer::Unknown(refusal.to_string()),
+        Err(_) if answer.code == 503 && NO_CONNECTION.iter().any(|text| body.starts_with(text.as_bytes())) => {
+            Answer::NotSent
+        }
+        Err(_) => Answer::Unknown(format!("an answer of {}", answer.code)),
+    }
+}

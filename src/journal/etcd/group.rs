@@ -1,0 +1,262 @@
+//! Group commit: what is due together goes out as one transaction, each with a nested one of its own.
+//!
+//! One whose comparison fails leaves the others. One that etcd refuses as such (too large, a lease that is gone) takes the
+//! whole with it: halves of it are tried then, down to each for itself.
+//!
+//! An etcd whose database is as large as its quota refuses what takes room, but does not look into nested transactions
+//! (3.4: `costTxn`). So with a begin goes a small write that is not nested: no saga begins where there is no room. What is
+//! under way may end, which makes some.
+
+use std::collections::{BTreeSet, VecDeque};
+
+use super::api::{Answer, Request, Txn, TxnAnswer};
+use super::session::failure;
+use super::takeover::Candidate;
+use super::{EtcdJournal, back_off_ms};
+use crate::journal::StartKey;
+use crate::planted::{Planted, planted};
+use crate::saga::{Millis, SagaId};
+
+/// etcd takes 128 operations at each level, and those of a nested transaction on top of how many there are beside it.
+const MAX_NESTED: usize = 120;
+/// Well below the 1.5 MiB that etcd takes as one request. A larger one goes alone.
+const MAX_BYTES: usize = 768 << 10;
+/// While one is under way the next one gathers; a second lets nobody wait for an answer that is lost.
+const MAX_UNDER_WAY: usize = 2;
+
+/// Something that wants a transaction.
+#[derive(Clone, Debug)]
+pub(super) enum Wish {
+    /// The record of a saga that is pending.
+    Write(SagaId),
+    /// The head of a saga anew: it has outlived its resuming, or is set aside.
+    Head(SagaId),
+    /// What has begun under a start key.
+    Look(StartKey),
+    /// The definitions of this hash.
+    Definitions(String),
+    /// A saga without owner.
+    Take(Box<Candidate>),
+    /// Definitions to which nobody refers, as they were written at this revision.
+    Forget(String, i64),
+}
+
+/// Where a wish stands.
+pub(super) enum Readiness {
+    /// This is what it wants. The start key that it writes must not be in the same transaction twice.
+    Ready(Txn, Option<String>),
+    /// Something else has to be there first.
+    NotYet,
+    /// Nobody wants it any more.
+    Moot,
+}
+
+#[derive(Clone, Debug)]
+pub(super) struct Queued {
+    pub(super) wish: Wish,
+    /// Of the VM, when it was wished for: what one name wanted is nothing to the next.
+    incarnation: u32,
+    not_before: Millis,
+    failures: u32,
+    /// With how many it may go at most.
+    share: usize,
+}
+
+/// What waits for a transaction.
+#[derive(Debug)]
+pub(super) struct Queue {
+    wishes: VecDeque<Queued>,
+    under_way: usize,
+    /// When a wish comes out of its back-off.
+    pub(super) due: Millis,
+    /// Something in it has needed the VM to have a lease.
+    pub(super) wants_session: bool,
+}
+
+impl Default for Queue {
+    fn default() -> Queue {
+        Queue { wishes: VecDeque::new(), under_way: 0, due: Millis::MAX, wants_session: false }
+    }
+}
+
+/// A transaction under way.
+#[derive(Debug)]
+pub(super) struct Group(Vec<Queued>);
+
+impl EtcdJournal {
+    pub(super) fn wish(&mut self, wish: Wish) {
+        let incarnation = self.session.incarnation();
+        let queued = Queued { wish, incarnation, not_before: 0, failures: 0, share: MAX_NESTED };
+        self.queue.wishes.push_back(queued);
+    }
+
+    /// The same after a moment: what was found does not go together, and may in a while.
+    pub(super) fn wish_later(&mut self, wish: Wish, now: Millis) {
+        self.wish(wish);
+        if let Some(queued) = self.queue.wishes.back_mut() {
+            queued.not_before = now.saturating_add(back_off_ms(0));
+        }
+    }
+
+    /// The next transaction, of as many wishes as it takes.
+    pub(super) fn group(&mut self, now: Millis) -> Option<(Group, Txn)> {
+        if self.queue.under_way >= MAX_UNDER_WAY {
+            self.queue.due = Millis::MAX;
+            return None;
+        }
+        let mut wishes = std::mem::take(&mut self.queue.wishes);
+        let mut left = VecDeque::new();
+        let (mut group, mut success): (Vec<Queued>, Vec<Request>) = (Vec::new(), Vec::new());
+        let (mut share, mut bytes, mut starts, mut begins) = (MAX_NESTED, 0_usize, BTreeSet::new(), false);
+        while let Some(queued) = wishes.pop_front() {
+            if group.len() >= share || bytes >= MAX_BYTES {
+                left.push_back(queued);
+                break;
+            }
+            if queued.not_before > now || (group.len() >= queued.share) {
+                left.push_back(queued);
+                continue;
+            }
+            let (txn, start) = match self.readiness(&queued, now) {
+                Readiness::Moot => continue,
+                Readiness::NotYet => {
+                    left.push_back(queued);
+                    continue;
+                }
+                Readiness::Ready(txn, start) => (txn, start),
+            };
+            let size = super::json(&txn).len();
+            let fits = group.is_empty() || bytes.saturating_add(size) <= MAX_BYTES;
+            if !fits || start.as_ref().is_some_and(|start| starts.contains(start)) {
+                left.push_back(queued);
+                continue;
+            }
+            starts.extend(start);
+            bytes = bytes.saturating_add(size);
+            share = share.min(queued.share);
+            begins |= matches!(&queued.wish, Wish::Write(saga) if self.is_to_begin(saga));
+            success.push(Request::Txn(txn));
+            group.push(queued);
+        }
+        left.append(&mut wishes);
+        // What is wished for first has come in meanwhile.
+        left.append(&mut self.queue.wishes);
+        self.queue.due =
+            left.iter().map(|queued| queued.not_before).filter(|at| *at > now).min().unwrap_or(Millis::MAX);
+        self.queue.wishes = left;
+        if group.is_empty() {
+            return None;
+        }
+        if begins {
+            success.push(Request::put(&self.keys.room(), Vec::new(), None));
+        }
+        self.queue.under_way = self.queue.under_way.saturating_add(1);
+        Some((Group(group), Txn { success, ..Txn::default() }))
+    }
+
+    fn readiness(&mut self, queued: &Queued, now: Millis) -> Readiness {
+        let stale = queued.incarnation != self.session.incarnation();
+        match &queued.wish {
+            Wish::Write(saga) => self.write_txn(saga, now),
+            Wish::Look(start) => self.look_txn(start),
+            Wish::Definitions(hash) => self.definitions_txn(hash),
+            Wish::Forget(hash, revision) => self.forget_txn(hash, *revision),
+            Wish::Head(_) | Wish::Take(_) if stale => Readiness::Moot,
+            Wish::Head(saga) => self.head_txn(saga),
+            Wish::Take(candidate) => self.take_txn(candidate),
+        }
+    }
+
+    /// A transaction has ended, one way or another.
+    pub(super) fn group_ended(&mut self, Group(group): Group, answer: Answer<TxnAnswer>, now: Millis) {
+        self.queue.under_way = self.queue.under_way.saturating_sub(1);
+        match &answer {
+            Answer::Done(done) => {
+                for (index, queued) in group.into_iter().enumerate() {
+                    match done.nested(index) {
+                        Some(nested) => self.fulfilled(&queued, &as_planted(nested), done.header.revision.0, now),
+                        // etcd leaves none out.
+                        None => self.again(queued, true, now),
+                    }
+                }
+            }
+            // Perhaps for the sake of one of them.
+            Answer::Refused(refusal) if group.len() > 1 => {
+                log::debug!("etcd refuses {} writes together: {refusal}", group.len());
+                let share = (group.len() / 2).max(1);
+                for queued in group.into_iter().rev() {
+                    self.queue.wishes.push_front(Queued { share, ..queued });
+                }
+            }
+            Answer::Refused(refusal) => {
+                if refusal.is_of_lease() {
+                    self.retention.forget();
+                }
+                for queued in group {
+                    if !self.refuse(&queued.wish) {
+                        log::error!("etcd refuses {}: {refusal}; it is tried again", queued.wish);
+                        self.again(queued, false, now);
+                    }
+                }
+            }
+            Answer::Unauthenticated => group.into_iter().for_each(|queued| self.again(queued, false, now)),
+            Answer::NotSent => {
+                for queued in group {
+                    if !self.refuse(&queued.wish) {
+                        self.again(queued, false, now);
+                    }
+                }
+            }
+            Answer::Unknown(_) => {
+                log::warn!("whether etcd has done {} writes is not known: {}", group.len(), failure(&answer));
+                group.into_iter().for_each(|queued| self.again(queued, true, now));
+            }
+        }
+    }
+
+    /// Tries the same once more after a while.
+    fn again(&mut self, queued: Queued, may_be_done: bool, now: Millis) {
+        if let Wish::Write(saga) = &queued.wish
+            && may_be_done
+            && !self.may_be_written(saga)
+        {
+            return;
+        }
+        let not_before = now.saturating_add(back_off_ms(queued.failures));
+        let failures = queued.failures.saturating_add(1);
+        self.queue.wishes.push_back(Queued { not_before, failures, ..queued });
+    }
+
+    fn fulfilled(&mut self, queued: &Queued, answer: &TxnAnswer, revision: i64, now: Millis) {
+        let stale = queued.incarnation != self.session.incarnation();
+        match &queued.wish {
+            Wish::Write(saga) => self.written(saga, answer, revision, now),
+            Wish::Look(start) => self.looked(start, answer, now),
+            Wish::Definitions(hash) => self.definitions_read(hash, answer),
+            Wish::Forget(..) => {}
+            Wish::Head(_) | Wish::Take(_) if stale => {}
+            Wish::Head(saga) => self.head_written(saga, answer, revision, now),
+            Wish::Take(candidate) => self.taken(candidate, answer, revision, now),
+        }
+    }
+}
+
+/// What became of a nested transaction; what one with a fault takes for that.
+fn as_planted(nested: &TxnAnswer) -> TxnAnswer {
+    let mut nested = nested.clone();
+    nested.succeeded |= planted(Planted::GroupTakenForItsMembers);
+    nested
+}
+
+impl std::fmt::Display for Wish {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        match self {
+            Wish::Write(saga) => write!(f, "to write a record of saga {saga}"),
+            Wish::Head(saga) => write!(f, "to write whose saga {saga} is"),
+            Wish::Look(start) => write!(f, "to look for the start key {}", start.key),
+            Wish::Definitions(hash) => write!(f, "to read the definitions {hash}"),
+            Wish::Take(candidate) => write!(f, "to give us saga {}", candidate.saga),
+            Wish::Forget(hash, _) => write!(f, "to forget the definitions {hash}"),
+        }
+    }
+}

@@ -1,0 +1,68 @@
+//! Leases on which that is kept which is to be forgotten after a while: a new one each minute.
+
+use super::api::{Answer, Grant, Int, Lease};
+use super::back_off_ms;
+use super::session::failure;
+use crate::saga::Millis;
+
+const MINUTE_MS: Millis = 60_000;
+
+/// See the module's text.
+#[derive(Debug)]
+pub(super) struct Retention {
+    /// For how long something is kept at least.
+    time_ms: Millis,
+    /// What was granted last, and when that was asked for.
+    lease: Option<(i64, Millis)>,
+    wanted: bool,
+    under_way: bool,
+    next_at: Millis,
+    failures: u32,
+}
+
+impl Retention {
+    pub(super) fn new(time_ms: Millis) -> Retention {
+        Retention { time_ms, lease: None, wanted: false, under_way: false, next_at: 0, failures: 0 }
+    }
+
+    /// A lease to keep something on from now on. None: it has to wait for one.
+    pub(super) fn lease(&mut self, now: Millis) -> Option<i64> {
+        let fresh = self.lease.filter(|(_, asked_at)| now < asked_at.saturating_add(MINUTE_MS));
+        self.wanted |= fresh.is_none();
+        fresh.map(|(lease, _)| lease)
+    }
+
+    pub(super) fn next_due(&self) -> Millis {
+        if self.wanted && !self.under_way { self.next_at } else { Millis::MAX }
+    }
+
+    /// What is to be asked now. What is kept last in the minute is kept for the whole time.
+    pub(super) fn ask(&mut self, now: Millis) -> Option<Grant> {
+        if self.next_due() > now {
+            return None;
+        }
+        self.under_way = true;
+        let ttl = self.time_ms.saturating_add(MINUTE_MS).div_ceil(1_000);
+        Some(Grant { ttl: Int(i64::try_from(ttl).unwrap_or(i64::MAX)) })
+    }
+
+    /// `sent_at` is when the call was sent.
+    pub(super) fn granted(&mut self, answer: Answer<Lease>, sent_at: Millis, now: Millis) {
+        self.under_way = false;
+        match answer {
+            Answer::Done(Lease { id, ttl }) if ttl.0 > 0 => {
+                (self.lease, self.wanted, self.failures) = (Some((id.0, sent_at)), false, 0);
+            }
+            other => {
+                log::warn!("etcd gives no lease for what is retained: {}", failure(&other));
+                self.next_at = now.saturating_add(back_off_ms(self.failures));
+                self.failures = self.failures.saturating_add(1);
+            }
+        }
+    }
+
+    /// It is gone before its time.
+    pub(super) fn forget(&mut self) {
+        self.lease = None;
+    }
+}

@@ -1,0 +1,91 @@
+//! Looking for what has begun under a start key.
+
+use std::collections::BTreeMap;
+
+use super::EtcdJournal;
+use super::api::{Request, Txn, TxnAnswer};
+use super::group::{Readiness, Wish};
+use super::kept::{Head, StartRow};
+use crate::journal::{Found, StartKey, replay};
+use crate::planted::{Planted, planted};
+use crate::saga::Millis;
+
+/// Who has asked comes back for the answer before this.
+const KEPT_MS: Millis = 5_000;
+
+/// What was looked for, by start key and request.
+#[derive(Debug, Default)]
+pub(super) struct Looks {
+    /// The same key may come with other requests.
+    looks: BTreeMap<(String, String), Look>,
+}
+
+#[derive(Debug)]
+struct Look {
+    /// A saga that was not at its end when it was looked at last.
+    open: Option<StartRow>,
+    found: Option<(Found, Millis)>,
+}
+
+impl Looks {
+    /// Nobody has come for these answers.
+    pub(super) fn forget_past(&mut self, now: Millis) {
+        self.looks.retain(|_, look| look.found.as_ref().is_none_or(|(_, at)| now < at.saturating_add(KEPT_MS)));
+    }
+}
+
+impl EtcdJournal {
+    pub(super) fn look_for(&mut self, start: &StartKey) -> Found {
+        let name = name(start);
+        let Some(look) = self.looks.looks.get(&name) else {
+            self.looks.looks.insert(name, Look { open: None, found: None });
+            self.wish(Wish::Look(start.clone()));
+            return Found::Asked;
+        };
+        let Some((found, _)) = look.found.clone() else { return Found::Asked };
+        self.looks.looks.remove(&name);
+        found
+    }
+
+    /// The row of the start key; the second time also the head of the saga that it names.
+    pub(super) fn look_txn(&self, start: &StartKey) -> Readiness {
+        let Some(look) = self.looks.looks.get(&name(start)) else { return Readiness::Moot };
+        let mut success = vec![Request::get(&self.keys.start(start))];
+        success.extend(look.open.as_ref().map(|row| Request::get(&self.keys.saga(&row.saga))));
+        Readiness::Ready(Txn { success, ..Txn::default() }, None)
+    }
+
+    pub(super) fn looked(&mut self, start: &StartKey, answer: &TxnAnswer, now: Millis) {
+        let Some(look) = self.looks.looks.get_mut(&name(start)) else { return };
+        let row = answer.found(0).first();
+        let row: Option<StartRow> = row.and_then(|row| match replay::parse(&row.value.0) {
+            Ok(row) => Some(row),
+            Err(why) => {
+                log::error!("start key {}: {why}", start.key);
+                None
+            }
+        });
+        let head: Option<Head> = answer.found(1).first().and_then(|head| replay::parse(&head.value.0).ok());
+        look.found = match row {
+            None => Some((Found::Nothing, now)),
+            Some(row) if row.request != start.request && !planted(Planted::RequestUnderKeyNotCompared) => {
+                Some((Found::OtherRequest, now))
+            }
+            Some(StartRow { reply: Some(reply), .. }) => Some((Found::Ended(reply), now)),
+            Some(row) => match (head, look.open.replace(row.clone())) {
+                (Some(head), _) => Some((Found::UnderWay { saga: row.saga, state: head.state }, now)),
+                // Both were looked at, and the saga is not there: somebody has removed it.
+                (None, Some(before)) if before.saga == row.saga => Some((Found::Nothing, now)),
+                // Now it is known which saga to look at.
+                (None, _) => None,
+            },
+        };
+        if look.found.is_none() {
+            self.wish(Wish::Look(start.clone()));
+        }
+    }
+}
+
+fn name(start: &StartKey) -> (String, String) {
+    (start.key.clone(), start.request.clone())
+}

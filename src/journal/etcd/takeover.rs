@@ -1,0 +1,203 @@
+//! Sagas whose owner has gone: who takes them over, and what of.
+//!
+//! A saga may be what its owners die of. Whoever takes one over puts it on probation, until it has outlived its resuming
+//! by some seconds. One that is found on probation is a suspect: of those a VM resumes one at a time, and after three
+//! such owners in a row it is set aside. That takes no clock but the VM's own.
+
+use std::collections::{BTreeMap, BTreeSet, VecDeque};
+use std::sync::Arc;
+
+use super::EtcdJournal;
+use super::api::{Compare, Request, Txn, TxnAnswer};
+use super::group::{Readiness, Wish};
+use super::kept::{Head, encode};
+use super::write::Kept;
+use crate::definition::Definition;
+use crate::journal::replay;
+use crate::planted::{Planted, planted};
+use crate::saga::{Millis, SagaId};
+
+/// A VM that dies within so long after it has resumed a saga may have died of it.
+const PROBATION_MS: Millis = 5_000;
+/// So many owners in a row that died on probation are enough.
+const MAX_SUSPICION: u32 = 3;
+
+/// A saga without owner, as it was found.
+#[derive(Clone, Debug)]
+pub(super) struct Candidate {
+    pub(super) saga: SagaId,
+    pub(super) revision: i64,
+    pub(super) head: Head,
+}
+
+/// Definitions, or why they cannot be read.
+type Definitions = Result<Vec<Arc<Definition>>, String>;
+
+/// See the module's text.
+#[derive(Debug, Default)]
+pub(super) struct Takeovers {
+    /// Being taken over.
+    taking: BTreeSet<SagaId>,
+    /// The suspect that was resumed last, or is about to be.
+    suspect: Option<SagaId>,
+    /// When probations end, in the order of time.
+    probations: VecDeque<(Millis, SagaId)>,
+    /// By hash; none: they are being read.
+    definitions: BTreeMap<String, Option<Definitions>>,
+}
+
+impl Takeovers {
+    pub(super) fn next_due(&self) -> Millis {
+        self.probations.front().map_or(Millis::MAX, |(at, _)| *at)
+    }
+
+    /// Everything that this VM had is another's.
+    pub(super) fn forget(&mut self) {
+        self.taking.clear();
+        self.suspect = None;
+        self.probations.clear();
+    }
+}
+
+impl EtcdJournal {
+    /// Takes a saga over, unless that is under way.
+    pub(super) fn take_over(&mut self, candidate: Candidate) {
+        if self.sagas.contains_key(&candidate.saga) || !self.takeovers.taking.insert(candidate.saga.clone()) {
+            return;
+        }
+        self.queue.wants_session = true;
+        self.wish(Wish::Take(Box::new(candidate)));
+    }
+
+    /// The head of a saga once it is ours.
+    fn heir(&self, candidate: &Candidate) -> Head {
+        let mut head = candidate.head.clone();
+        head.suspicion = if head.on_probation { head.suspicion.saturating_add(1) } else { 0 };
+        if head.suspicion >= MAX_SUSPICION {
+            let why = format!("{MAX_SUSPICION} owners in a row have died soon after they had resumed it");
+            head.quarantined = Some(why);
+            return head;
+        }
+        head.owner = self.session.name();
+        head.epoch = head.epoch.saturating_add(u32::from(!planted(Planted::EpochNotRaised)));
+        head.on_probation = true;
+        head
+    }
+
+    pub(super) fn take_txn(&mut self, candidate: &Candidate) -> Readiness {
+        let Some(registered) = self.session.registered() else { return Readiness::NotYet };
+        if !self.has_definitions(&candidate.head.definitions) {
+            return Readiness::NotYet;
+        }
+        let heir = self.heir(candidate);
+        if heir.suspicion > 0 && heir.quarantined.is_none() {
+            if self
+                .takeovers
+                .suspect
+                .as_ref()
+                .is_some_and(|suspect| *suspect != candidate.saga && self.is_open(suspect))
+            {
+                return Readiness::NotYet;
+            }
+            self.takeovers.suspect = Some(candidate.saga.clone());
+        }
+        let (key, records) = (self.keys.saga(&candidate.saga), self.keys.records(&candidate.saga));
+        let mut compare = vec![Compare::unchanged(&key, candidate.revision)];
+        if !planted(Planted::TakenFromTheLiving) {
+            compare.push(Compare::created(&self.keys.vm(&candidate.head.owner), 0));
+        }
+        compare.push(Compare::created(&self.keys.vm(&self.session.name()), registered));
+        let txn = Txn {
+            compare,
+            success: vec![Request::put(&key, encode(&heir), None), Request::list(&records, None, None, false)],
+            failure: vec![Request::get(&key), Request::list(&records, None, None, false)],
+        };
+        Readiness::Ready(txn, None)
+    }
+
+    /// A suspect that is being taken over, or has not outlived it yet.
+    fn is_open(&self, suspect: &str) -> bool {
+        let on_probation = self.sagas.get(suspect).is_some_and(|kept| kept.head.on_probation);
+        self.takeovers.taking.contains(suspect) || on_probation
+    }
+
+    pub(super) fn taken(&mut self, candidate: &Candidate, answer: &TxnAnswer, revision: i64, now: Millis) {
+        let saga = &candidate.saga;
+        self.takeovers.taking.remove(saga);
+        let heir = self.heir(candidate);
+        // The answer to an attempt before this one may have been lost.
+        let found = answer.found(0).first().filter(|found| found.value.0 == encode(&heir));
+        let Some(revision) = (if answer.succeeded { Some(revision) } else { found.map(|found| found.mod_revision.0) })
+        else {
+            return;
+        };
+        if let Some(why) = heir.quarantined {
+            return self.news.quarantined.push((saga.clone(), why));
+        }
+        log::warn!("saga {saga} has lost its owner {}, and is taken over", candidate.head.owner);
+        let (sequence, epoch, definitions) = (heir.sequence, heir.epoch, heir.definitions.clone());
+        self.sagas.insert(saga.clone(), Kept::taken(heir, revision));
+        self.takeovers.probations.push_back((now.saturating_add(PROBATION_MS), saga.clone()));
+        let records = replay::records(answer.found(1).iter().map(|record| record.value.0.as_slice()), sequence);
+        let hash = if planted(Planted::ResumedUnderOwnDefinition) { &self.definitions.0 } else { &definitions };
+        let known = self.takeovers.definitions.get(hash).and_then(Option::as_ref);
+        let orphan = match (records, known) {
+            (Ok(records), Some(definitions)) => replay::orphan(&records, definitions, epoch),
+            (Err(why), _) => Err(why.to_string()),
+            (Ok(_), None) => Err("the definitions under which it began are gone".to_owned()),
+        };
+        match orphan {
+            Ok(orphan) => self.news.orphans.push(orphan),
+            Err(why) => {
+                self.set_aside(saga, &why);
+                self.news.quarantined.push((saga.clone(), why));
+            }
+        }
+    }
+
+    /// Whether definitions are known, or it is known why they cannot be. If not they are read.
+    fn has_definitions(&mut self, hash: &str) -> bool {
+        if *hash == self.definitions.0 || planted(Planted::ResumedUnderOwnDefinition) {
+            let own = &self.definitions;
+            let entry = self.takeovers.definitions.entry(own.0.clone());
+            entry.or_insert_with(|| Some(replay::definitions(&own.1)));
+            return true;
+        }
+        match self.takeovers.definitions.get(hash) {
+            Some(definitions) => definitions.is_some(),
+            None => {
+                self.takeovers.definitions.insert(hash.to_owned(), None);
+                self.wish(Wish::Definitions(hash.to_owned()));
+                false
+            }
+        }
+    }
+
+    pub(super) fn definitions_txn(&self, hash: &str) -> Readiness {
+        let success = vec![Request::get(&self.keys.definitions(hash))];
+        Readiness::Ready(Txn { success, ..Txn::default() }, None)
+    }
+
+    pub(super) fn definitions_read(&mut self, hash: &str, answer: &TxnAnswer) {
+        let definitions = match answer.found(0).first() {
+            Some(found) => replay::definitions(&found.value.0),
+            None => Err("the definitions under which it began are gone".to_owned()),
+        };
+        self.takeovers.definitions.insert(hash.to_owned(), Some(definitions));
+    }
+
+    /// Sagas that have outlived their resuming are beyond suspicion.
+    pub(super) fn end_probations(&mut self, now: Millis) {
+        while self.takeovers.next_due() <= now {
+            let Some((_, saga)) = self.takeovers.probations.pop_front() else { return };
+            let Some(kept) = self.sagas.get_mut(&saga).filter(|kept| kept.head.on_probation) else { continue };
+            if kept.is_being_written() {
+                self.takeovers.probations.push_back((now.saturating_add(PROBATION_MS), saga));
+                continue;
+            }
+            (kept.head.on_probation, kept.head.suspicion) = (false, 0);
+            kept.head_under_way = true;
+            self.wish(Wish::Head(saga));
+        }
+    }
+}

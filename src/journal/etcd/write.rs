@@ -1,0 +1,353 @@
+//! The writes of the sagas that are ours.
+
+use super::EtcdJournal;
+use super::api::{Compare, Request, Txn, TxnAnswer};
+use super::group::{Readiness, Wish};
+use super::kept::{Head, StartRow, encode};
+use crate::journal::replay::{self, Unreadable};
+use crate::journal::{Acknowledgement, Entry};
+use crate::planted::{Planted, planted};
+use crate::saga::record::{Change, RECORD_VERSION, Record};
+use crate::saga::{Millis, Reply, SagaId, SagaState};
+
+/// A saga that is ours, or that is about to be.
+#[derive(Debug)]
+pub(super) struct Kept {
+    /// As etcd has it. Before the begin: as it would have been.
+    pub(super) head: Head,
+    /// At which etcd has it; 0 before the begin.
+    pub(super) revision: i64,
+    pending: Option<Pending>,
+    /// Its head is being written without a record.
+    pub(super) head_under_way: bool,
+    /// Its begin was repeated, so a copy of it may arrive after the saga's end. Its start key refuses that, or else what is
+    /// left of it until then.
+    begun_twice: bool,
+}
+
+/// A record whose fate is not known yet.
+#[derive(Debug)]
+struct Pending {
+    sequence: u64,
+    record: Vec<u8>,
+    /// After it.
+    head: Head,
+    /// It is the saga's last; this is what its client gets.
+    end: Option<Reply>,
+    may_be_written: bool,
+}
+
+/// Where a write finds the saga.
+enum Standing {
+    /// As this VM would have written it.
+    Written,
+    /// As it was before, at this revision.
+    Before(i64),
+    Lost,
+}
+
+impl Kept {
+    pub(super) fn taken(head: Head, revision: i64) -> Kept {
+        Kept { head, revision, pending: None, head_under_way: false, begun_twice: false }
+    }
+
+    pub(super) fn is_being_written(&self) -> bool {
+        self.pending.is_some() || self.head_under_way
+    }
+
+    pub(super) fn certainly_never_written(&self) -> bool {
+        self.revision == 0 && self.pending.as_ref().is_some_and(|pending| !pending.may_be_written)
+    }
+}
+
+impl EtcdJournal {
+    /// Takes a record to be written.
+    pub(super) fn keep(&mut self, entry: Entry<'_>) -> Acknowledgement {
+        let record = entry.record;
+        let Some(kept) = self.sagas.get_mut(entry.saga) else {
+            return if record.sequence == 1 { self.begin(entry) } else { Acknowledgement::Lost };
+        };
+        let follows = kept.head.sequence.checked_add(1) == Some(record.sequence);
+        if kept.head.epoch != entry.epoch || !follows || kept.pending.is_some() {
+            return Acknowledgement::Lost;
+        }
+        kept.pending = Some(Pending::of(record, kept.head.clone()));
+        if !kept.head_under_way {
+            self.wish(Wish::Write(entry.saga.to_owned()));
+        }
+        Acknowledgement::Pending
+    }
+
+    fn begin(&mut self, entry: Entry<'_>) -> Acknowledgement {
+        if entry.record.ends() && entry.start.is_none() {
+            // It has sent nothing, and never will: there is nothing to take over.
+            return Acknowledgement::Written;
+        }
+        if self.session.cannot_begin(entry.now) {
+            return Acknowledgement::Refused;
+        }
+        let head = Head {
+            version: RECORD_VERSION,
+            // Whoever it is when it is written.
+            owner: String::new(),
+            epoch: entry.epoch,
+            sequence: 0,
+            state: SagaState::Running,
+            definitions: self.definitions.0.clone(),
+            start: entry.start.cloned(),
+            on_probation: false,
+            suspicion: 0,
+            quarantined: None,
+        };
+        let pending = Some(Pending::of(entry.record, head.clone()));
+        let kept = Kept { head, revision: 0, pending, head_under_way: false, begun_twice: false };
+        self.sagas.insert(entry.saga.to_owned(), kept);
+        self.queue.wants_session = true;
+        self.wish(Wish::Write(entry.saga.to_owned()));
+        Acknowledgement::Pending
+    }
+
+    /// What the pending record of a saga wants of etcd.
+    pub(super) fn write_txn(&mut self, saga: &str, now: Millis) -> Readiness {
+        let Some(registered) = self.session.registered() else { return Readiness::NotYet };
+        let vm = self.session.name();
+        let Some(kept) = self.sagas.get_mut(saga) else { return Readiness::Moot };
+        let Some(pending) = &mut kept.pending else { return Readiness::Moot };
+        pending.head.owner = vm.clone();
+        let (saga_key, vm_key) = (self.keys.saga(saga), self.keys.vm(&vm));
+        let mut txn = Txn { failure: vec![Request::get(&saga_key), Request::look(&vm_key)], ..Txn::default() };
+        if kept.revision == 0 {
+            txn.compare.extend([Compare::created(&saga_key, 0), Compare::created(&vm_key, registered)]);
+        } else if !planted(Planted::WrittenWithoutComparing) {
+            txn.compare.push(Compare::unchanged(&saga_key, kept.revision));
+        }
+        // What is kept for a while, and for how long no further copy of a begin can arrive.
+        let start = kept.head.start.clone();
+        let tombstone = kept.begun_twice && start.is_none();
+        let retained = pending.end.is_some() && (start.is_some() || tombstone);
+        let lease = if retained { self.retention.lease(now) } else { None };
+        if retained && lease.is_none() {
+            return Readiness::NotYet;
+        }
+        let start_key = start.as_ref().map(|start| self.keys.start(start));
+        if let (Some(start), Some(key)) = (&start, &start_key) {
+            if kept.revision == 0 {
+                txn.compare.push(Compare::created(key, 0));
+            }
+            txn.failure.push(Request::get(key));
+            if kept.revision == 0 || pending.end.is_some() {
+                let row = StartRow::new(start, saga, pending.end.clone());
+                txn.success.push(Request::put(key, encode(&row), lease));
+            }
+        }
+        txn.success.extend(pending.requests(&self.keys, saga, kept.revision, tombstone, lease));
+        let writes_start = start_key.filter(|_| kept.revision == 0 || pending.end.is_some());
+        Readiness::Ready(txn, writes_start)
+    }
+
+    /// Nothing of it is in etcd, as far as is known.
+    pub(super) fn is_to_begin(&self, saga: &str) -> bool {
+        self.sagas.get(saga).is_some_and(|kept| kept.revision == 0)
+    }
+
+    /// What came of it.
+    pub(super) fn written(&mut self, saga: &str, answer: &TxnAnswer, revision: i64, now: Millis) {
+        let Some(kept) = self.sagas.get_mut(saga) else { return };
+        let Some(pending) = &kept.pending else { return };
+        let sequence = pending.sequence;
+        let standing = if answer.succeeded { Standing::Written } else { standing(saga, kept, pending, answer) };
+        match standing {
+            Standing::Written => {
+                let revision = if answer.succeeded { revision } else { found_revision(answer).unwrap_or(revision) };
+                self.acknowledge(saga, revision);
+            }
+            Standing::Before(revision) => {
+                kept.revision = revision;
+                self.wish_later(Wish::Write(saga.to_owned()), now);
+            }
+            Standing::Lost => {
+                let vm_is_gone = answer.found(1).is_empty();
+                let begin = kept.revision == 0;
+                let never = kept.certainly_never_written();
+                // A start key that cannot be read is somebody's, too.
+                let key_taken = !answer.found(2).is_empty() && named_by_start(answer).as_deref() != Some(saga);
+                if begin && key_taken {
+                    self.sagas.remove(saga);
+                    self.tell_fate(saga, sequence, Acknowledgement::KeyTaken);
+                } else if begin && never && vm_is_gone {
+                    // It begins under the next name.
+                    self.wish(Wish::Write(saga.to_owned()));
+                } else {
+                    self.sagas.remove(saga);
+                    self.tell_fate(saga, sequence, Acknowledgement::Lost);
+                }
+                if vm_is_gone && self.session.registered().is_some() {
+                    self.depose();
+                }
+            }
+        }
+    }
+
+    /// The pending record is in etcd.
+    fn acknowledge(&mut self, saga: &str, revision: i64) {
+        let Some(kept) = self.sagas.get_mut(saga) else { return };
+        let Some(pending) = kept.pending.take() else { return };
+        kept.head = pending.head;
+        kept.revision = revision;
+        if pending.end.is_some() {
+            self.sagas.remove(saga);
+        }
+        self.tell_fate(saga, pending.sequence, Acknowledgement::Written);
+    }
+
+    /// Its last transaction may be in etcd. False: there is nothing to be written any more.
+    pub(super) fn may_be_written(&mut self, saga: &str) -> bool {
+        let Some(kept) = self.sagas.get_mut(saga) else { return false };
+        let Some(pending) = &mut kept.pending else { return false };
+        pending.may_be_written = true;
+        kept.begun_twice |= kept.revision == 0;
+        if planted(Planted::LostAnswerTakenForRefusal) && kept.revision == 0 {
+            let sequence = pending.sequence;
+            self.sagas.remove(saga);
+            self.tell_fate(saga, sequence, Acknowledgement::Refused);
+            return false;
+        }
+        true
+    }
+
+    /// Refuses a begin that was certainly never written. False: it is something else, and has to be tried again.
+    pub(super) fn refuse(&mut self, wish: &Wish) -> bool {
+        let Wish::Write(saga) = wish else { return false };
+        let Some(kept) = self.sagas.get(saga).filter(|kept| kept.certainly_never_written()) else { return false };
+        let sequence = kept.pending.as_ref().map_or(1, |pending| pending.sequence);
+        self.sagas.remove(saga);
+        self.tell_fate(saga, sequence, Acknowledgement::Refused);
+        true
+    }
+
+    /// No lease can be had: what was to begin does not.
+    pub(super) fn refuse_begins(&mut self) {
+        let waiting = self.sagas.iter().filter(|(_, kept)| kept.certainly_never_written());
+        let mut sagas: Vec<SagaId> = waiting.map(|(saga, _)| saga.clone()).collect();
+        sagas.sort_unstable();
+        for saga in sagas {
+            self.refuse(&Wish::Write(saga));
+        }
+    }
+
+    /// What the head of a saga wants of etcd, where that is written without a record.
+    pub(super) fn head_txn(&mut self, saga: &str) -> Readiness {
+        let Some(kept) = self.sagas.get(saga) else { return Readiness::Moot };
+        let key = self.keys.saga(saga);
+        let txn = Txn {
+            compare: vec![Compare::unchanged(&key, kept.revision)],
+            success: vec![Request::put(&key, encode(&kept.head), None)],
+            failure: vec![Request::get(&key)],
+        };
+        Readiness::Ready(txn, None)
+    }
+
+    pub(super) fn head_written(&mut self, saga: &str, answer: &TxnAnswer, revision: i64, now: Millis) {
+        let Some(kept) = self.sagas.get_mut(saga) else { return };
+        kept.head_under_way = false;
+        let found = answer.found(0).first();
+        let as_written = found.filter(|found| found.value.0 == encode(&kept.head)).map(|found| found.mod_revision.0);
+        match if answer.succeeded { Some(revision) } else { as_written } {
+            Some(revision) => kept.revision = revision,
+            // A record's write finds out what has become of the saga.
+            None => log::warn!("the head of saga {saga} was not written: somebody else has"),
+        }
+        let writes = kept.pending.is_some();
+        if kept.head.quarantined.is_some() {
+            self.sagas.remove(saga);
+        } else if writes {
+            self.wish(Wish::Write(saga.to_owned()));
+        }
+        self.end_probations(now);
+    }
+
+    /// Marks a saga as one that nobody resumes.
+    pub(super) fn set_aside(&mut self, saga: &str, why: &str) {
+        let Some(kept) = self.sagas.get_mut(saga) else { return };
+        kept.head.quarantined = Some(why.to_owned());
+        kept.pending = None;
+        kept.head_under_way = true;
+        self.wish(Wish::Head(saga.to_owned()));
+    }
+}
+
+impl Pending {
+    fn of(record: &Record, before: Head) -> Pending {
+        let end = record.changes.iter().find_map(|change| match change {
+            Change::Ended { reply, .. } => Some(reply.clone()),
+            _ => None,
+        });
+        let head = before.after(record);
+        Pending { sequence: record.sequence, record: encode(record), head, end, may_be_written: false }
+    }
+
+    /// The saga's own keys after the record.
+    fn requests(
+        &self,
+        keys: &super::Keys,
+        saga: &str,
+        revision: i64,
+        tombstone: bool,
+        lease: Option<i64>,
+    ) -> Vec<Request> {
+        let key = keys.saga(saga);
+        if self.end.is_none() {
+            let record = Request::put(&keys.record(saga, self.sequence), self.record.clone(), None);
+            return vec![Request::put(&key, encode(&self.head), None), record];
+        }
+        if revision == 0 {
+            // Only its start key is kept.
+            return Vec::new();
+        }
+        let head = match tombstone {
+            true => Request::put(&key, encode(&self.head), lease),
+            false => Request::delete(&key),
+        };
+        let records = Request::delete_under(&keys.records(saga));
+        if planted(Planted::RecordsLeftBehind) { vec![head] } else { vec![head, records] }
+    }
+}
+
+/// What the failed write of a saga says of it. Its answer holds the saga's head, the VM's key and the start key.
+fn standing(saga: &str, kept: &Kept, pending: &Pending, answer: &TxnAnswer) -> Standing {
+    let vm_lives = !answer.found(1).is_empty();
+    let Some(found) = answer.found(0).first() else {
+        // A saga that has ended leaves nothing. As long as this VM's key is there nobody else can have ended it.
+        let ended_by_us = kept.revision > 0 && pending.end.is_some() && pending.may_be_written && vm_lives;
+        let begun_and_ended =
+            kept.revision == 0 && pending.end.is_some() && named_by_start(answer).as_deref() == Some(saga);
+        return if ended_by_us || begun_and_ended { Standing::Written } else { lost_or_again(kept, answer, vm_lives) };
+    };
+    let head: Head = match replay::parse(&found.value.0) {
+        Ok(head) => head,
+        Err(Unreadable::OtherVersion(_) | Unreadable::Damaged(_)) => return Standing::Lost,
+    };
+    let ours = head.owner == pending.head.owner && head.epoch == pending.head.epoch;
+    let written = head.sequence >= pending.sequence && !planted(Planted::OwnWriteTakenForLost);
+    match (ours, written) {
+        (true, true) => Standing::Written,
+        (true, false) if head.sequence < pending.sequence => Standing::Before(found.mod_revision.0),
+        _ => Standing::Lost,
+    }
+}
+
+/// A begin that finds nothing in its way any more can be repeated.
+fn lost_or_again(kept: &Kept, answer: &TxnAnswer, vm_lives: bool) -> Standing {
+    let free = answer.found(2).is_empty();
+    if kept.revision == 0 && vm_lives && free { Standing::Before(0) } else { Standing::Lost }
+}
+
+/// Which saga the start key names; none where it names none, or cannot be read.
+fn named_by_start(answer: &TxnAnswer) -> Option<SagaId> {
+    let row: StartRow = replay::parse(&answer.found(2).first()?.value.0).ok()?;
+    Some(row.saga)
+}
+
+fn found_revision(answer: &TxnAnswer) -> Option<i64> {
+    answer.found(0).first().map(|found| found.mod_revision.0)
+}
