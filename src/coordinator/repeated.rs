@@ -5,7 +5,7 @@ use std::collections::BTreeMap;
 use super::{Client, Coordinator, Host};
 use crate::definition::Definition;
 use crate::journal::{Found, Journal, StartKey};
-use crate::saga::{CLIENT_GRACE_MS, Millis, Problem, Reply, SagaState};
+use crate::saga::{CLIENT_GRACE_MS, Millis, Problem, Reply, SagaId, SagaState};
 
 /// How often waiting clients' sagas are looked at: they may run in another VM, which cannot answer them.
 const POLL_MS: Millis = 50;
@@ -21,6 +21,8 @@ pub(super) struct Waiting {
 struct Wait {
     start: StartKey,
     until: Millis,
+    /// The saga, and where it was when it was looked at last.
+    seen: Option<(SagaId, SagaState)>,
 }
 
 impl Waiting {
@@ -64,7 +66,7 @@ impl<J: Journal> Coordinator<J> {
         let now = host.now();
         let deadline_ms = u64::try_from(definition.deadline.as_millis()).unwrap_or(u64::MAX);
         let until = now.saturating_add(deadline_ms).saturating_add(CLIENT_GRACE_MS);
-        self.waiting.clients.insert(client, Wait { start: start.clone(), until });
+        self.waiting.clients.insert(client, Wait { start: start.clone(), until, seen: None });
         self.waiting.poll_at.get_or_insert(now.saturating_add(POLL_MS));
     }
 
@@ -73,13 +75,19 @@ impl<J: Journal> Coordinator<J> {
         if self.waiting.next_due() > now {
             return;
         }
-        for (client, wait) in std::mem::take(&mut self.waiting.clients) {
+        for (client, mut wait) in std::mem::take(&mut self.waiting.clients) {
             let answer = match self.journal.look(host, &wait.start, now) {
                 Found::Ended(reply) => replayed(reply),
                 Found::OtherRequest => other_request(),
                 Found::UnderWay { saga, state } if now >= wait.until => still_working(&saga, state),
-                Found::Asked if now >= wait.until => Problem::overload("the journal does not answer"),
-                Found::UnderWay { .. } | Found::Asked => {
+                Found::Asked if now >= wait.until => match &wait.seen {
+                    Some((saga, state)) => still_working(saga, *state),
+                    None => Problem::overload("the journal does not answer"),
+                },
+                open @ (Found::UnderWay { .. } | Found::Asked) => {
+                    if let Found::UnderWay { saga, state } = open {
+                        wait.seen = Some((saga, state));
+                    }
                     self.waiting.clients.insert(client, wait);
                     continue;
                 }

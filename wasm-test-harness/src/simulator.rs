@@ -16,6 +16,8 @@
 //! | [`plan`] | what a run is given |
 //! | [`world`] | the run |
 //! | [`wasm`], [`host`], [`process`] | Envoy, as one VM and one process see it |
+//! | [`etcd`] | where some runs keep their sagas |
+//! | [`journal_view`] | what is kept of them |
 //! | [`native`] | the crate in place of the module |
 //! | [`history`] | what happened: for the checker, for people, and its hash |
 //! | [`checker`], [`model`] | what must hold |
@@ -23,6 +25,7 @@
 
 pub mod campaign;
 pub mod checker;
+pub mod etcd;
 pub mod faults;
 pub mod filter;
 pub mod generate;

@@ -194,7 +194,7 @@ impl EtcdJournal {
                 }
                 for queued in group {
                     if !self.refuse(&queued.wish) {
-                        log::error!("etcd refuses {}: {refusal}; it is tried again", queued.wish);
+                        log::warn!("etcd refuses {}: {refusal}; it is tried again", queued.wish);
                         self.again(queued, false, now);
                     }
                 }

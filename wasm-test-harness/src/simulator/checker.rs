@@ -6,6 +6,7 @@
 //! - No transaction is sent before those that come before it, after the deadline, too often, or once it is being undone.
 //! - Only who owns a saga sends for it: a higher epoch takes it over from a VM that is dead or seemed so, and ends the
 //!   lower one.
+//! - Nothing is sent before the journal has the record that says so.
 //! - A start key begins one saga, and who asks again gets its answer.
 //! - In the end nothing is left: no saga, no timer but heartbeats.
 //!
@@ -51,6 +52,8 @@ pub enum Rule {
     NotConverged,
     /// A call is of a saga that a request has begun, and carries what it should, to where it should.
     Envelope,
+    /// Nothing is sent before it is journaled.
+    Journaled,
     /// Only the owner of a saga sends for it, and only from an owner that is dead or seemed so is it taken over.
     Owner,
     /// Under a start key one saga is begun, and who asks again is told of it, and the same.
@@ -133,6 +136,11 @@ pub fn check(plan: &Plan, outcome: &Outcome) -> (Vec<Violation>, Tally) {
             Happening::Stalled(vm, _) => view.stalled(*vm),
             Happening::RootEnded(vm, _) => view.root_ended(*vm),
             Happening::Requested(stream) => view.requested(*stream),
+            Happening::NotJournaled(call, what) => {
+                let name = outcome.history.name(*call);
+                view.wrong(Rule::Journaled, format!("{name}: {what}"));
+            }
+            Happening::Unowned(what) => view.wrong(Rule::Owner, what.clone()),
             Happening::Trapped(_, why) if !why.contains("as was ordered") => {
                 view.wrong(Rule::Trap, format!("a VM trapped: {why}"));
             }

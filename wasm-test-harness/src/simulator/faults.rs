@@ -64,6 +64,19 @@ pub struct Faults {
     /// The wall clock of a proxy jumps by up to an hour.
     pub clock_jump: f64,
 
+    /// The sagas of a run are kept in etcd: 1 or 0.
+    pub journal_in_etcd: f64,
+    /// A call never reaches etcd, and the VM waits in vain.
+    pub etcd_request_lost: f64,
+    /// etcd does what it was asked, and no answer arrives.
+    pub etcd_answer_lost: f64,
+    /// A call reaches etcd late, perhaps after the VM has given it up.
+    pub etcd_slow: f64,
+    /// etcd cannot be reached for a while, and its leases live on when it is back.
+    pub etcd_away: f64,
+    /// etcd's database is full for a while.
+    pub etcd_full: f64,
+
     /// A VM traps a few host calls after a client's request has come to it: in the middle of its saga.
     pub trap_in_saga: f64,
     /// A compare-and-swap in shared data fails, as if somebody had been quicker.
@@ -106,6 +119,15 @@ impl Faults {
     const OF_THE_JOURNAL: [Field; 2] =
         [("vm_stalled", |faults| &mut faults.vm_stalled), ("cas_conflict", |faults| &mut faults.cas_conflict)];
 
+    const OF_ETCD: [Field; 6] = [
+        ("journal_in_etcd", |faults| &mut faults.journal_in_etcd),
+        ("etcd_request_lost", |faults| &mut faults.etcd_request_lost),
+        ("etcd_answer_lost", |faults| &mut faults.etcd_answer_lost),
+        ("etcd_slow", |faults| &mut faults.etcd_slow),
+        ("etcd_away", |faults| &mut faults.etcd_away),
+        ("etcd_full", |faults| &mut faults.etcd_full),
+    ];
+
     const OF_OWNERS: [Field; 1] = [("trap_in_saga", |faults| &mut faults.trap_in_saga)];
 
     /// Some of the faults, each at a rate of its own: a few at a time find more than all at once, which leave no saga
@@ -145,6 +167,19 @@ impl Faults {
         self
     }
 
+    /// The same, with etcd for some runs, and its faults.
+    pub fn with_etcd(mut self, random: &mut Pcg64Mcg) -> Faults {
+        let [(_, in_etcd), of_etcd @ ..] = Self::OF_ETCD;
+        *in_etcd(&mut self) = if random.random_bool(0.5) { 1.0 } else { 0.0 };
+        for (name, field) in of_etcd {
+            if random.random_bool(0.3) {
+                let rates = if ["etcd_away", "etcd_full"].contains(&name) { [0.5, 1.0] } else { [0.05, 0.2] };
+                *field(&mut self) = rates[random.random_range(0..2)];
+            }
+        }
+        self
+    }
+
     /// Reads `name=rate,name=rate`; what is not named is as in `self`. `all=rate` stands for every fault.
     ///
     /// # Errors
@@ -178,6 +213,7 @@ impl Faults {
             .chain(Self::TROUBLES)
             .chain(Self::OF_THE_JOURNAL)
             .chain(Self::OF_OWNERS)
+            .chain(Self::OF_ETCD)
     }
 }
 

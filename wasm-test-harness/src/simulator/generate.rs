@@ -27,10 +27,12 @@ pub fn plan(seed: u64, faults: &str) -> anyhow::Result<Plan> {
         random: Pcg64Mcg::seed_from_u64(seed ^ 0x5a6a_b0c5),
         of_the_journal: Pcg64Mcg::seed_from_u64(seed ^ 0x10c4_a75e),
         of_owners: Pcg64Mcg::seed_from_u64(seed ^ 0x00f0_3e12),
+        of_etcd: Pcg64Mcg::seed_from_u64(seed ^ 0x0e7c_d000),
         sagas: 0,
     };
     let drawn = Faults::random(&mut generator.random);
     let drawn = drawn.with_journal(&mut generator.of_the_journal, &mut generator.of_owners);
+    let drawn = drawn.with_etcd(&mut generator.of_etcd);
     let faults = drawn.with(faults)?;
     Ok(generator.plan(faults))
 }
@@ -41,6 +43,8 @@ struct Generator {
     of_the_journal: Pcg64Mcg,
     /// For what came after that.
     of_owners: Pcg64Mcg,
+    /// For what came with etcd.
+    of_etcd: Pcg64Mcg,
     sagas: usize,
 }
 
@@ -49,9 +53,9 @@ impl Generator {
         let participants = PARTICIPANTS[..self.upto(1, 4)].iter().map(|name| (*name).to_owned()).collect::<Vec<_>>();
         self.sagas = self.upto(1, 3);
         let versions = if faults.reconfigured > 0.0 || faults.vm_replaced > 0.0 { 3 } else { 1 };
-        let configurations = (0..versions).map(|_| self.configuration(&participants)).collect();
+        let mut configurations: Vec<Json> = (0..versions).map(|_| self.configuration(&participants)).collect();
         let proxies = if self.chance(0.3) { 2 } else { 1 };
-        let proxies: Vec<ProxyPlan> =
+        let mut proxies: Vec<ProxyPlan> =
             (0..proxies).map(|_| ProxyPlan { workers: self.upto(1, 3), gate_pair: self.chance(0.2) }).collect();
         let mut clients: Vec<ClientPlan> =
             (0..self.upto(1, 8)).map(|index| self.client(index, &proxies, &faults)).collect();
@@ -60,9 +64,23 @@ impl Generator {
         let mut troubles = self.troubles(&faults, &proxies, participants.len(), versions, &moments);
         self.stall(&mut troubles, &faults, &proxies, &moments);
         self.trap_in_sagas(&mut troubles, &faults, &clients);
+        if faults.journal_in_etcd > 0.0 {
+            self.keep_in_etcd(&mut configurations, &mut proxies, &mut troubles, &faults, &moments);
+        }
         let latency = self.one_of(&[3 * MS, 3 * MS, 30 * MS, 150 * MS], 3 * MS);
-        let (orders, heal_at) = (Vec::new(), HEALS_AT);
-        Plan { configurations, proxies, participants, clients, troubles, orders, latency, faults, heal_at }
+        let (orders, heal_at, checks_journal) = (Vec::new(), HEALS_AT, true);
+        Plan {
+            configurations,
+            proxies,
+            participants,
+            clients,
+            troubles,
+            orders,
+            latency,
+            faults,
+            checks_journal,
+            heal_at,
+        }
     }
 
     fn upto(&mut self, least: usize, most: usize) -> usize {
@@ -275,6 +293,36 @@ impl Generator {
                 let at = client.at + random.random_range(0..60 * MS);
                 troubles.push((at, Trouble::Trap { proxy, worker, host_calls: random.random_range(1..=60) }));
             }
+        }
+    }
+
+    /// The sagas of this run are kept in etcd; perhaps there is a proxy more to take them over.
+    fn keep_in_etcd(
+        &mut self,
+        configurations: &mut [Json],
+        proxies: &mut Vec<ProxyPlan>,
+        troubles: &mut Vec<(Nanos, Trouble)>,
+        faults: &Faults,
+        moments: &[Nanos],
+    ) {
+        let random = &mut self.of_etcd;
+        let lease_s = random.random_range(3..=10);
+        let timeout_ms = [200, 500, 1_000][random.random_range(0..3)];
+        let etcd = json!({"cluster": "etcd", "lease": format!("{lease_s}s"), "timeout": format!("{timeout_ms}ms")});
+        for configuration in configurations {
+            configuration["journal"] = json!({"etcd": etcd});
+        }
+        if random.random_bool(0.5) {
+            proxies.push(ProxyPlan { workers: 1, gate_pair: false });
+        }
+        for (rate, away) in [(faults.etcd_away, true), (faults.etcd_full, false)] {
+            if !random.random_bool(rate) {
+                continue;
+            }
+            let asked = moments.choose(random).copied().unwrap_or_default();
+            let at = asked + random.random_range(0..200 * MS);
+            let for_ns = random.random_range(100 * MS..15 * SECOND);
+            troubles.push((at, if away { Trouble::EtcdAway { for_ns } } else { Trouble::EtcdFull { for_ns } }));
         }
     }
 

@@ -125,6 +125,10 @@ pub enum Happening {
     },
     /// A call has ended for its VM.
     Ended(CallId, Ended),
+    /// A call was sent of which the journal does not have what it must.
+    NotJournaled(CallId, String),
+    /// A saga was taken from an owner that lives.
+    Unowned(String),
     /// A VM has trapped, and why.
     Trapped(VmId, String),
     /// A VM has gone, with everything in it.
@@ -217,6 +221,8 @@ impl History {
                 (cluster, format!("     {}  {deed:?}, answers {answers}", self.name(*call)))
             }
             Happening::Ended(call, ended) => self.call(*call, "<--", format!("{ended:?}")),
+            Happening::NotJournaled(call, what) => ("journal".to_owned(), format!("{}: {what}", self.name(*call))),
+            Happening::Unowned(what) => ("journal".to_owned(), what.clone()),
             Happening::Trapped(vm, why) => (vm_name(*vm), format!("TRAP {why}")),
             Happening::VmGone(vm, why) => (vm_name(*vm), format!("GONE {why}")),
             Happening::Stalled(vm, until) => (vm_name(*vm), format!("is stalled until {:.3}", *until as f64 / 1e6)),

@@ -1,6 +1,11 @@
-//! What can be read in shared data of the sagas of a process, by the documentation of its form and by nothing else.
+//! What can be read of sagas in shared data and in etcd, by the documentation of its form and by nothing else.
 
+use std::collections::{BTreeMap, BTreeSet};
+
+use base64::Engine;
 use serde_json::Value as Json;
+
+use super::etcd::{Entry, Etcd};
 
 /// What is kept.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
@@ -34,7 +39,8 @@ pub fn kept<'a>(data: impl Iterator<Item = (&'a [u8], &'a [u8])>) -> Kept {
                 Some(head) => kept.open.push(id(&head)),
                 None => kept.unreadable.push(key),
             },
-            ["sagabox", "vm", _, "saga" | "configuration", ..] | ["sagabox", "key", _] => {}
+            ["sagabox", "vm", _, "saga" | "configuration", ..] | ["sagabox", "key", _] | ["sagabox", "lookout", ..] => {
+            }
             _ => kept.unreadable.push(key),
         }
     }
@@ -49,4 +55,106 @@ fn head(value: &[u8]) -> Option<Json> {
 
 fn id(head: &Json) -> String {
     head["saga"].as_str().unwrap_or_default().to_owned()
+}
+
+/// Whose a saga is, as etcd has it.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct InEtcd {
+    /// Name of the VM.
+    pub owner: String,
+    /// The VM's key is there.
+    pub owner_lives: bool,
+}
+
+/// What etcd keeps of sagas that have not ended, by id.
+pub fn in_etcd(etcd: &Etcd) -> BTreeMap<String, InEtcd> {
+    let living: BTreeSet<String> = keys(etcd, "vm").map(|(vm, _)| vm).collect();
+    let open = keys(etcd, "saga").filter_map(|(saga, entry)| {
+        let head: Json = serde_json::from_slice(&entry.value).ok()?;
+        let owner = head["owner"].as_str()?.to_owned();
+        let ended = matches!(head["state"].as_str(), Some("completed" | "compensated"));
+        let owner_lives = living.contains(&owner);
+        (!ended && head["quarantined"].is_null()).then_some((saga, InEtcd { owner, owner_lives }))
+    });
+    open.collect()
+}
+
+/// The epoch and the records of a saga, as etcd has them.
+pub fn records_in_etcd(etcd: &Etcd, saga: &str) -> Option<(u64, Vec<Json>)> {
+    let head = keys(etcd, "saga").find(|(id, _)| id == saga)?;
+    let epoch = serde_json::from_slice::<Json>(&head.1.value).ok()?["epoch"].as_u64()?;
+    let under = format!("{saga}/");
+    let records = keys(etcd, "record").filter(|(key, _)| key.starts_with(&under));
+    Some((epoch, records.filter_map(|(_, entry)| serde_json::from_slice(&entry.value).ok()).collect()))
+}
+
+/// What is left in etcd at the end that should not be.
+pub fn left_in_etcd(etcd: &Etcd) -> Vec<String> {
+    let mut left = Vec::new();
+    for (saga, owner) in in_etcd(etcd) {
+        left.push(format!("saga {saga} of {}", owner.owner));
+    }
+    for (key, entry) in keys(etcd, "start").filter(|(_, entry)| entry.lease == 0) {
+        left.push(format!("start key {key} on no lease: {}", String::from_utf8_lossy(&entry.value)));
+    }
+    for (key, entry) in keys(etcd, "saga").filter(|(_, entry)| entry.lease == 0) {
+        let head: Json = serde_json::from_slice(&entry.value).unwrap_or_default();
+        if head["quarantined"].is_null() {
+            left.push(format!("saga {key} on no lease"));
+        }
+    }
+    let set_aside = set_aside_in_etcd(etcd);
+    let of_nobody = |key: &str| !set_aside.iter().any(|saga| key.starts_with(saga.as_str()));
+    left.extend(keys(etcd, "record").filter(|(key, _)| of_nobody(key)).map(|(key, _)| format!("record {key}")));
+    left.extend(keys(etcd, "vm").filter(|(_, entry)| entry.lease == 0).map(|(key, _)| format!("VM {key} on no lease")));
+    left
+}
+
+/// Sagas that were set aside.
+pub fn set_aside_in_etcd(etcd: &Etcd) -> Vec<String> {
+    let heads = keys(etcd, "saga").map(|(saga, entry)| (saga, serde_json::from_slice::<Json>(&entry.value)));
+    heads
+        .filter(|(_, head)| head.as_ref().is_ok_and(|head| !head["quarantined"].is_null()))
+        .map(|(saga, _)| saga)
+        .collect()
+}
+
+/// What is under `sagabox/<kind>/`, without that.
+fn keys<'a>(etcd: &'a Etcd, kind: &str) -> impl Iterator<Item = (String, &'a Entry)> {
+    let prefix = format!("sagabox/{kind}/");
+    etcd.entries().filter_map(move |(key, entry)| {
+        let key = String::from_utf8_lossy(key);
+        Some((key.strip_prefix(&prefix)?.to_owned(), entry))
+    })
+}
+
+/// Whether records say of a step that it is so.
+pub fn says(records: &[Json], change: &str, step: Option<usize>) -> bool {
+    let changes = records.iter().filter_map(|record| record["changes"].as_array()).flatten();
+    let mut of_step =
+        changes.filter(|one| one[change]["step"].as_u64().and_then(|it| usize::try_from(it).ok()) == step);
+    step.is_some() && of_step.next().is_some()
+}
+
+/// A key as it stands in a request.
+pub fn decoded(base64: &str) -> String {
+    let bytes = base64::engine::general_purpose::STANDARD.decode(base64).unwrap_or_default();
+    String::from_utf8_lossy(&bytes).into_owned()
+}
+
+/// The epoch and the records of a saga, as shared data has them.
+pub fn records<'a>(data: impl Iterator<Item = (&'a [u8], &'a [u8])>, saga: &str) -> Option<(u64, Vec<Json>)> {
+    let mut slots = data.filter(|(key, _)| is_slot(key)).map(|(_, value)| value);
+    slots.find_map(|value| {
+        let head = head(value).filter(|head| head["saga"] == saga)?;
+        let lines = value.split(|byte| *byte == b'\n').skip(1);
+        let records = lines.filter_map(|line| serde_json::from_slice(line).ok()).collect();
+        Some((head["epoch"].as_u64()?, records))
+    })
+}
+
+fn is_slot(key: &[u8]) -> bool {
+    let key = String::from_utf8_lossy(key);
+    let parts: Vec<&str> = key.split('/').collect();
+    matches!(parts.as_slice(), ["sagabox", "vm", _, "saga", _])
 }

@@ -3,6 +3,7 @@
 use serde_json::Value as Json;
 
 use super::faults::Faults;
+use super::history::CallRecord;
 use super::host::{Headers, Nanos};
 use crate::participant::Fault;
 
@@ -30,8 +31,36 @@ pub struct Plan {
     pub latency: Nanos,
     /// What else goes wrong, until [`Plan::heal_at`].
     pub faults: Faults,
+    /// Whether every call is compared with what the journal has of it.
+    pub checks_journal: bool,
     /// From then on nothing goes wrong any more, and everything must come to an end.
     pub heal_at: Nanos,
+}
+
+impl Plan {
+    /// Whether sagas are kept in etcd.
+    pub fn in_etcd(&self) -> bool {
+        self.configurations.iter().any(|configuration| !configuration["journal"]["etcd"].is_null())
+    }
+
+    /// Whether etcd, or a proxy's lease there, may be away for a while.
+    pub fn may_miss_etcd(&self) -> bool {
+        let faults = &self.faults;
+        let rates = [faults.etcd_request_lost, faults.etcd_answer_lost, faults.etcd_slow, faults.vm_stalled];
+        let troubles = self.troubles.iter().any(|(_, trouble)| {
+            matches!(trouble, Trouble::EtcdAway { .. } | Trouble::EtcdFull { .. } | Trouble::Freeze { .. })
+        });
+        troubles || rates.iter().any(|rate| *rate > 0.0)
+    }
+
+    /// Which step of its definition a call is of. Definitions of one name differ between configurations, but a step of the
+    /// same name is at the same place.
+    pub fn step_index(&self, call: &CallRecord, step: &str) -> Option<usize> {
+        let name = call.header("saga-name");
+        let sagas = self.configurations.iter().filter_map(|configuration| configuration["sagas"].as_array()).flatten();
+        let mut steps = sagas.filter(|saga| saga["name"] == name).filter_map(|saga| saga["steps"].as_array());
+        steps.find_map(|steps| steps.iter().position(|other| other["name"] == step))
+    }
 }
 
 /// One Envoy.
@@ -145,6 +174,16 @@ pub enum Trouble {
         how: Succession,
         /// How long the connections of the old one may go on.
         drain_ns: Nanos,
+    },
+    /// Nobody reaches etcd.
+    EtcdAway {
+        /// For how long.
+        for_ns: Nanos,
+    },
+    /// etcd's database is as large as it may be.
+    EtcdFull {
+        /// For how long.
+        for_ns: Nanos,
     },
     /// The wall clock of a proxy's machine jumps.
     ClockJump {

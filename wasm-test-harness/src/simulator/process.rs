@@ -124,6 +124,11 @@ impl Process {
         journal_view::kept(self.data.iter().map(|(key, value)| (key.as_slice(), value.bytes.as_slice())))
     }
 
+    /// The epoch and the records of a saga.
+    pub fn records(&self, saga: &str) -> Option<(u64, Vec<serde_json::Value>)> {
+        journal_view::records(self.data.iter().map(|(key, value)| (key.as_slice(), value.bytes.as_slice())), saga)
+    }
+
     /// Registers a queue for a root of a VM, which takes it over from whoever had it. Gives its id.
     pub fn register_queue(&mut self, name: &str, owner: (VmIndex, ContextId)) -> u32 {
         let index = self.queues.iter().position(|queue| queue.name == name).unwrap_or(self.queues.len());

@@ -11,6 +11,7 @@
 //! Everything random comes from the seed, everything has an order, and nothing looks at a real clock: the same seed and
 //! the same filter give the same run.
 
+mod journal;
 mod network;
 mod streams;
 mod vms;
@@ -22,13 +23,16 @@ use std::rc::Rc;
 use rand::{Rng, SeedableRng};
 use rand_pcg::Pcg64Mcg;
 
+pub use self::journal::ETCD;
+use self::journal::{AskId, Asked};
 use self::streams::Stream;
 pub use self::vms::MAIN_VMS;
 use self::vms::Slot;
+use super::etcd::Etcd;
 use super::filter::Filter;
 use super::history::{CallId, Ended, Happening, History, StreamId, VmId, vm_name};
 use super::host::{CalloutAnswer, Clock, Nanos};
-use super::journal_view::Kept;
+use super::journal_view::{self, Kept};
 use super::participants::Participant;
 use super::plan::{MS, Plan, SECOND, Trouble};
 use super::process::{ContextId, Process};
@@ -41,6 +45,8 @@ const MAX_EVENTS: u64 = 400_000;
 const QUIET: Nanos = 5 * SECOND;
 /// A root's heartbeat comes every 500 ms.
 const MOST_TICKS_IN_QUIET: u32 = 11;
+/// With a lease of 3 s, a keepalive and a look for sagas without owner every second; each may have to be repeated.
+const MOST_TICKS_IN_QUIET_WITH_ETCD: u32 = 20;
 
 /// When an event is due, and, of those due at one time, which comes first.
 type Due = (Nanos, u64);
@@ -68,7 +74,19 @@ enum Event {
     Thaws(usize),
     Wakes(VmId),
     Drained { vm: VmId, root: ContextId },
+    EtcdAsked(AskId),
+    EtcdAnswers(AskId, CalloutAnswer),
+    EtcdTimesOut(AskId),
+    EtcdIsBack,
+    EtcdHasRoom,
     Heals,
+}
+
+impl Event {
+    /// It comes again and again, also when nothing is left to do.
+    fn is_of_background(&self) -> bool {
+        matches!(self, Event::Tick { .. } | Event::EtcdAsked(_) | Event::EtcdAnswers(..) | Event::EtcdTimesOut(_))
+    }
 }
 
 /// One Envoy.
@@ -104,6 +122,10 @@ pub struct Outcome {
     pub open_roots: Vec<(VmId, ContextId)>,
     /// What is in shared data, by proxy.
     pub kept: Vec<Kept>,
+    /// What is left in etcd that should not be.
+    pub left_in_etcd: Vec<String>,
+    /// Sagas that were set aside in etcd.
+    pub set_aside_in_etcd: Vec<String>,
     /// Roots that had more to do in the end than to show that they live.
     pub restless: Vec<(VmId, ContextId)>,
     /// Events that did not fit their saga, as the filter counts them.
@@ -152,6 +174,12 @@ pub struct World<'a> {
     known_done: BTreeMap<(String, String), Known>,
     /// Which VMs have sent the compensations of steps of sagas: another cannot know what came of it.
     undone_by: BTreeMap<(String, String), BTreeSet<VmId>>,
+    etcd: Etcd,
+    asked: Vec<Asked>,
+    /// So many troubles keep it away, and full.
+    etcd_away: u32,
+    etcd_full: u32,
+    etcd_random: Pcg64Mcg,
     healed: bool,
     faults: u64,
     illegal_events: i64,
@@ -171,7 +199,7 @@ impl<'a> World<'a> {
                 break;
             }
             world.clock.advance_to(at);
-            world.busy -= u64::from(!matches!(event, Event::Tick { .. }));
+            world.busy -= u64::from(!event.is_of_background());
             if let (Some(quiet), Event::Tick { vm, root, .. }) = (&mut world.quiet, &event) {
                 *quiet.ticks.entry((*vm, *root)).or_default() += 1;
             }
@@ -202,6 +230,11 @@ impl<'a> World<'a> {
             stream_of: BTreeMap::new(),
             known_done: BTreeMap::new(),
             undone_by: BTreeMap::new(),
+            etcd: Etcd::new(),
+            asked: Vec::new(),
+            etcd_away: 0,
+            etcd_full: 0,
+            etcd_random: Pcg64Mcg::seed_from_u64(seed ^ 0x0e7c_d0e7),
             healed: false,
             faults: 0,
             illegal_events: 0,
@@ -211,6 +244,7 @@ impl<'a> World<'a> {
     /// Heartbeats never end: a run is over when nothing else has come for a while and no saga is open.
     fn is_over(&mut self) -> bool {
         let rests = self.healed && self.busy == 0 && self.proxies.iter().all(Proxy::has_no_open_saga);
+        let rests = rests && journal_view::in_etcd(&self.etcd).is_empty();
         if !rests {
             self.quiet = None;
             return false;
@@ -261,7 +295,7 @@ impl<'a> World<'a> {
 
     fn schedule_at(&mut self, at: Nanos, event: Event) -> Due {
         self.scheduled += 1;
-        self.busy += u64::from(!matches!(event, Event::Tick { .. }));
+        self.busy += u64::from(!event.is_of_background());
         let due = (at, self.scheduled);
         self.agenda.insert(due, event);
         due
@@ -334,6 +368,7 @@ impl<'a> World<'a> {
             | Event::CloseStream(stream)
             | Event::ApplicationAnswers(stream) => self.history.streams[*stream].vm,
             Event::Tick { vm, .. } | Event::QueueReady { vm, .. } | Event::Drained { vm, .. } => Some(*vm),
+            Event::EtcdAnswers(ask, _) | Event::EtcdTimesOut(ask) => Some(self.asked[*ask].vm),
             Event::AnswerArrives { call, .. } | Event::TimesOut(call) => Some(self.history.calls[*call].vm),
             _ => None,
         }
@@ -382,6 +417,11 @@ impl<'a> World<'a> {
             Event::Thaws(proxy) => self.thaws(proxy),
             Event::Wakes(vm) => self.wakes(vm),
             Event::Drained { vm, root } => self.drained(vm, root),
+            Event::EtcdAsked(ask) => self.etcd_asked(ask),
+            Event::EtcdAnswers(ask, answer) => self.etcd_answers(ask, answer),
+            Event::EtcdTimesOut(ask) => self.etcd_times_out(ask),
+            Event::EtcdIsBack => self.etcd_is_back(),
+            Event::EtcdHasRoom => self.etcd_has_room(),
             Event::Heals => {
                 self.healed = true;
                 for proxy in &self.proxies {
@@ -403,6 +443,7 @@ impl<'a> World<'a> {
             Event::Tick { vm, .. } | Event::QueueReady { vm, .. } | Event::Drained { vm, .. } | Event::Wakes(vm) => {
                 Some(vm.0)
             }
+            Event::EtcdAnswers(ask, _) | Event::EtcdTimesOut(ask) => Some(self.asked[*ask].vm.0),
             Event::AnswerArrives { call, .. } | Event::TimesOut(call) => Some(self.history.calls[*call].vm.0),
             _ => None,
         }
@@ -431,6 +472,8 @@ impl<'a> World<'a> {
             }
             Trouble::Stall { proxy, thread, for_ns } => self.stall(proxy, thread, for_ns),
             Trouble::Reconfigure { proxy, version, how, drain_ns } => self.reconfigure(proxy, version, how, drain_ns),
+            Trouble::EtcdAway { for_ns } => self.etcd_goes_away(for_ns),
+            Trouble::EtcdFull { for_ns } => self.etcd_is_full(for_ns),
             Trouble::ClockJump { proxy, by_ns } => {
                 self.proxies[proxy].wall_offset.set(by_ns);
                 self.tell_of(format!("proxy{proxy}"), format!("its wall clock is {} ms off", by_ns / 1_000_000));
@@ -445,13 +488,16 @@ impl<'a> World<'a> {
         }
         let participants = self.plan.participants.iter().cloned().zip(self.participants).collect();
         let kept = self.proxies.iter().map(|proxy| proxy.process.borrow().kept()).collect();
+        let most_ticks = if self.plan.in_etcd() { MOST_TICKS_IN_QUIET_WITH_ETCD } else { MOST_TICKS_IN_QUIET };
         let ticks = self.quiet.take().map(|quiet| quiet.ticks).unwrap_or_default();
-        let restless = ticks.into_iter().filter(|(_, count)| *count > MOST_TICKS_IN_QUIET).map(|(root, _)| root);
+        let restless = ticks.into_iter().filter(|(_, count)| *count > most_ticks).map(|(root, _)| root);
         Outcome {
             participants,
             converged,
             open_roots,
             kept,
+            left_in_etcd: journal_view::left_in_etcd(&self.etcd),
+            set_aside_in_etcd: journal_view::set_aside_in_etcd(&self.etcd),
             restless: restless.collect(),
             illegal_events: self.illegal_events,
             took: self.clock.now(),

@@ -80,6 +80,11 @@ impl<'a> View<'a> {
             epoch: record.header("saga-epoch").parse().unwrap_or(0),
             client: self.history.streams[stream].client,
             began_at: record.at,
+            asked_at: if self.in_etcd {
+                self.requested_at.get(&stream).copied().unwrap_or(record.at)
+            } else {
+                record.at
+            },
             steps: model.steps.iter().map(|step| (step.name.as_str(), StepView::default())).collect(),
             // What came before its first call nobody has seen.
             failed_before: record.header("saga-epoch") != "1",
@@ -87,9 +92,10 @@ impl<'a> View<'a> {
             reply: None,
         };
         self.sagas.insert(id.to_owned(), saga);
-        let proxy = record.vm.0;
+        // In etcd they outlive the process, and count for all.
+        let of = if self.in_etcd { (0, 0) } else { (record.vm.0, self.kills_of(record.vm.0)) };
         if let Some(key) = client.start_key()
-            && let Some(other) = self.keys.insert((proxy, self.kills_of(proxy), &client.path, key), id.to_owned())
+            && let Some(other) = self.keys.insert((of.0, of.1, &client.path, key), id.to_owned())
         {
             return Err((Rule::StartKey, format!("under its start key the saga {other} has begun before")));
         }
@@ -110,6 +116,10 @@ impl<'a> View<'a> {
         }
         let owner = saga.vm;
         saga.taken_over(record.vm, epoch);
+        // Whether the owner had lost it is seen in etcd.
+        if self.in_etcd {
+            return Ok(());
+        }
         if owner.0 != record.vm.0 {
             return wrong("sent by another process than its saga's");
         }
@@ -137,7 +147,8 @@ impl<'a> View<'a> {
         }
         let slow = self.slow.contains(&record.vm);
         let late = half.last_ended_at + longest + SLACK + self.frozen(record.vm.0);
-        if half.last_ended_at > 0 && self.now > late && number > 1 && !slow {
+        // It waits as long as the VM does not know that the saga is still its own.
+        if half.last_ended_at > 0 && self.now > late && number > 1 && !slow && !self.in_etcd {
             return Err((
                 Rule::Pace,
                 format!("comes {} ms after the attempt before", (self.now - half.last_ended_at) / MS),

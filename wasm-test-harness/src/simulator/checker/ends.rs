@@ -68,8 +68,9 @@ impl<'a> View<'a> {
         let clock_off = self.sagas.get(id).is_some_and(|saga| self.clock_may_be_off(saga));
         let Some(saga) = self.sagas.get_mut(id) else { return Ok(()) };
         let may_wait = (saga.model.deadline_ms() + GRACE_MS) * MS;
-        let waited = now - saga.began_at;
-        if waited > may_wait + SLACK + frozen && !slow {
+        let waited = now - saga.asked_at;
+        let asking = if self.in_etcd { ASKING } else { 0 };
+        if waited > may_wait + SLACK + asking + frozen && !slow {
             return Err((Rule::Waits, format!("waited {} ms", waited / MS)));
         }
         match status {
@@ -88,7 +89,8 @@ impl<'a> View<'a> {
                 check_status(told, saga.model.status_when_compensated())?;
                 check_summary(saga.model.has_body_when_compensated(), id, status, told)
             }
-            "running" | "compensating" if waited + MS < may_wait && !slow => {
+            // Who has lost its lease tells its clients so at once.
+            "running" | "compensating" if waited + MS < may_wait && !slow && !self.in_etcd => {
                 Err((Rule::Waits, format!("waited only {} ms", waited / MS)))
             }
             "running" | "compensating" => {
@@ -106,7 +108,7 @@ impl<'a> View<'a> {
         let record = &self.history.streams[stream];
         let vm = record.vm.unwrap_or_default();
         let (asked, slow) = (self.requested_at.get(&stream).copied().unwrap_or(0), self.slow.contains(&vm));
-        let lenient = slow || self.frozen(vm.0) > 0;
+        let lenient = slow || self.in_etcd || self.frozen(vm.0) > 0;
         let (plan, now) = (self.plan, self.now);
         // By the definition that is served now.
         let deadline_ms = self.model_of(stream).map_or(0, SagaModel::deadline_ms);
@@ -155,6 +157,7 @@ impl<'a> View<'a> {
             400 if lacks => Ok(()),
             413 if too_large => Ok(()),
             503 if scarce && retry_after => Ok(()),
+            503 if self.in_etcd && retry_after && self.plan.may_miss_etcd() => Ok(()),
             422 if self.shares_key(client) => Ok(()),
             _ => Err((Rule::Refusal, "there is no reason to refuse its request".to_owned())),
         }
@@ -179,6 +182,8 @@ impl<'a> View<'a> {
         match status {
             "completed" if skips_all => Ok(()),
             "compensated" if taken_over => Ok(()),
+            // The journal has taken longer than the deadline, or still does.
+            "compensated" | "running" | "compensating" if self.in_etcd && self.plan.may_miss_etcd() => Ok(()),
             "compensated" if skips_first && body.get("guest").is_none() => Ok(()),
             _ => Err((Rule::Told, "nothing was sent for its saga".to_owned())),
         }
@@ -198,6 +203,13 @@ impl<'a> View<'a> {
             if let Some(what) = self.check_kept(proxy, kept) {
                 self.wrong(Rule::Left, format!("proxy{proxy}: {what}"));
             }
+        }
+        for what in &outcome.left_in_etcd {
+            self.wrong(Rule::Left, format!("etcd: {what}"));
+        }
+        let ended = self.gone.len();
+        if let Some(saga) = outcome.set_aside_in_etcd.first().filter(|_| ended < ENDS_OF_A_SUSPECT) {
+            self.wrong(Rule::Left, format!("saga {saga} was set aside, though only {ended} VMs have ended"));
         }
         for (vm, root) in &outcome.restless {
             self.wrong(Rule::Left, format!("root {root} of {vm:?} has timers in the end"));
@@ -251,8 +263,9 @@ impl<'a> View<'a> {
             }
         }
         let set_aside = outcome.kept.iter().any(|kept| kept.set_aside.iter().any(|other| other == id));
+        let set_aside = set_aside || outcome.set_aside_in_etcd.iter().any(|other| other == id);
         let lost = self.is_lost(saga) || set_aside;
-        if !lost && !self.gone.contains_key(&saga.vm) && saga.epoch == 1 {
+        if !lost && !self.gone.contains_key(&saga.vm) && saga.epoch == 1 && !self.in_etcd {
             first_steps_are_tried_together(saga)?;
         }
         let asked = saga.model.steps.iter().filter(|step| !saga.skips(step)).count();

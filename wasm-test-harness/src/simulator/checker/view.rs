@@ -109,7 +109,10 @@ pub(super) struct SagaView<'a> {
     /// Raised with every owner.
     pub(super) epoch: u32,
     pub(super) client: usize,
+    /// When its first call was sent.
     pub(super) began_at: Nanos,
+    /// From when its deadline may count: a journal that is elsewhere takes its time before the first call.
+    pub(super) asked_at: Nanos,
     pub(super) steps: BTreeMap<&'a str, StepView>,
     /// It had failed to the knowledge of an owner before this one, which may have recorded that.
     pub(super) failed_before: bool,
@@ -185,7 +188,7 @@ impl SagaView<'_> {
     pub(super) fn is_overdue(&self, now: Nanos) -> bool {
         // So does the one that has taken it over, from another moment on.
         let inexact = if self.epoch > 1 { 2 * MS } else { MS };
-        now + inexact >= self.began_at + self.model.deadline_ms() * MS
+        now + inexact >= self.asked_at + self.model.deadline_ms() * MS
     }
 }
 
@@ -195,6 +198,8 @@ pub(super) struct View<'a> {
     pub(super) history: &'a History,
     configurations: &'a [Configuration],
     pub(super) now: Nanos,
+    /// Sagas are kept in etcd, and go on in any process.
+    pub(super) in_etcd: bool,
     /// By id.
     pub(super) sagas: BTreeMap<String, SagaView<'a>>,
     /// The saga of each request.
@@ -222,6 +227,7 @@ impl<'a> View<'a> {
             history,
             configurations,
             now: 0,
+            in_etcd: plan.in_etcd(),
             sagas: BTreeMap::new(),
             saga_of: BTreeMap::new(),
             told: BTreeMap::new(),
@@ -359,6 +365,9 @@ impl<'a> View<'a> {
 
     /// The saga was lost with its process.
     pub(super) fn is_lost(&self, saga: &SagaView<'_>) -> bool {
+        if self.in_etcd {
+            return false;
+        }
         self.kills.range((saga.vm.0, saga.began_at)..(saga.vm.0 + 1, 0)).next().is_some()
     }
 }

@@ -6,7 +6,7 @@ use std::rc::Rc;
 
 use serde_json::{Value as Json, json};
 
-use super::{Due, Event, World};
+use super::{Due, ETCD, Event, World};
 use crate::simulator::history::{CallRecord, Happening, Told, VmId};
 use crate::simulator::host::{Effect, Host, Nanos};
 use crate::simulator::plan::{MS, SECOND, Succession};
@@ -97,11 +97,14 @@ impl World<'_> {
     fn perform(&mut self, vm: VmId, effect: Effect) {
         let at = self.now();
         match effect {
+            Effect::Call(callout) if callout.cluster == ETCD => self.ask_etcd(vm, callout),
+            Effect::CallRefused(callout, _) if callout.cluster == ETCD => {}
             Effect::Call(callout) => {
                 let call = self.history.calls.len();
                 self.history.calls.push(CallRecord { at, vm, callout });
                 self.open_calls.insert(call);
                 self.tell(Happening::Called(call));
+                self.check_journaled(call);
                 self.send(call);
             }
             Effect::CallRefused(callout, status) => {
@@ -220,7 +223,8 @@ impl World<'_> {
     }
 
     pub(super) fn start_proxy(&mut self, proxy: usize) {
-        let clusters = self.plan.participants.iter().map(String::as_str);
+        let etcd = self.plan.in_etcd().then_some(ETCD);
+        let clusters = self.plan.participants.iter().map(String::as_str).chain(etcd);
         self.proxies[proxy].process = Rc::new(RefCell::new(Process::new(clusters)));
         let rate = if self.healed { 0.0 } else { self.plan.faults.cas_conflict };
         let conflicts = self.seed ^ (proxy as u64) << 8 ^ self.now();

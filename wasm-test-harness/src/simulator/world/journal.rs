@@ -1,0 +1,219 @@
+//! Calls of VMs to etcd, where a run keeps its sagas there: on their way, what goes wrong, and what must hold of every
+//! one of them.
+
+use std::collections::BTreeMap;
+
+use rand::Rng;
+use serde_json::Value as Json;
+
+use super::{Event, World};
+use crate::simulator::history::{CallId, Happening, VmId};
+use crate::simulator::host::{Callout, CalloutAnswer, Headers, Nanos, text};
+use crate::simulator::journal_view::{self, InEtcd};
+use crate::simulator::plan::{MS, SECOND};
+
+/// The cluster of etcd, in every generated configuration.
+pub const ETCD: &str = "etcd";
+/// How late a request may reach etcd whose sender does not wait for its answer any more.
+const LATEST: Nanos = 3 * SECOND;
+
+/// Which call to etcd: an index that is never used again.
+pub(super) type AskId = usize;
+
+/// A call to etcd.
+pub(super) struct Asked {
+    pub(super) vm: VmId,
+    callout: Callout,
+    open: bool,
+}
+
+impl World<'_> {
+    /// A call to etcd leaves its proxy.
+    pub(super) fn ask_etcd(&mut self, vm: VmId, callout: Callout) {
+        let path = text(&callout.headers, ":path").unwrap_or_default().to_owned();
+        let what = format!("asks etcd: {}", asked_for(&path, &callout.body));
+        let timeout = Nanos::from(callout.timeout_ms) * MS;
+        let ask = self.asked.len();
+        self.asked.push(Asked { vm, callout, open: true });
+        self.tell_of(vm_name(vm), format!("{what} ({ask})"));
+        self.schedule(timeout, Event::EtcdTimesOut(ask));
+        let latency = self.etcd_latency();
+        let faults = self.plan.faults.clone();
+        if self.etcd_strikes(faults.etcd_request_lost) {
+            return;
+        }
+        let late = if self.etcd_strikes(faults.etcd_slow) { self.etcd_random.random_range(0..LATEST) } else { 0 };
+        self.schedule(latency + late, Event::EtcdAsked(ask));
+    }
+
+    fn etcd_latency(&mut self) -> Nanos {
+        // Well within the shortest timeout.
+        let most = self.plan.latency.clamp(MS, 40 * MS);
+        self.etcd_random.random_range(MS / 5..=most)
+    }
+
+    fn etcd_strikes(&mut self, rate: f64) -> bool {
+        let strikes = rate > 0.0 && !self.healed && self.etcd_random.random_bool(rate);
+        self.faults += u64::from(strikes);
+        strikes
+    }
+
+    /// A call has reached etcd.
+    pub(super) fn etcd_asked(&mut self, ask: AskId) {
+        let latency = self.etcd_latency();
+        if self.etcd_away > 0 {
+            return self.schedule(latency, Event::EtcdAnswers(ask, refused_connection()));
+        }
+        let callout = self.asked[ask].callout.clone();
+        let path = text(&callout.headers, ":path").unwrap_or_default().to_owned();
+        let now = self.now();
+        self.etcd.expire(now);
+        let before = journal_view::in_etcd(&self.etcd);
+        let (status, body) = self.etcd.answer(&path, &callout.body, now);
+        let after = journal_view::in_etcd(&self.etcd);
+        if let Some(what) = taken_from_the_living(&before, &after) {
+            self.tell(Happening::Unowned(what));
+        }
+        self.tell_of(ETCD, format!("answers {status} to ({ask})"));
+        if self.etcd_strikes(self.plan.faults.etcd_answer_lost) {
+            if self.etcd_random.random_bool(0.5) {
+                self.schedule(latency, Event::EtcdAnswers(ask, cut_connection()));
+            }
+            return;
+        }
+        let headers = vec![line(":status", &status.to_string()), line("content-type", "application/json")];
+        self.schedule(latency, Event::EtcdAnswers(ask, CalloutAnswer::Whole { headers, body }));
+    }
+
+    pub(super) fn etcd_times_out(&mut self, ask: AskId) {
+        let headers = vec![line(":status", "504")];
+        self.etcd_answers(ask, CalloutAnswer::Whole { headers, body: b"upstream request timeout".to_vec() });
+    }
+
+    /// The first end of a call is told to the root that made it, if that is still there.
+    pub(super) fn etcd_answers(&mut self, ask: AskId, answer: CalloutAnswer) {
+        let asked = &mut self.asked[ask];
+        if !std::mem::replace(&mut asked.open, false) {
+            return;
+        }
+        let (vm, context, token) = (asked.vm, asked.callout.context, asked.callout.token);
+        if self.has_root(vm, context) {
+            self.callback(vm, |vm| vm.callout_ended(context, token, answer));
+        }
+    }
+
+    pub(super) fn etcd_goes_away(&mut self, for_ns: Nanos) {
+        self.etcd_away += 1;
+        self.tell_of(ETCD, format!("is away for {} ms", for_ns / MS));
+        self.schedule_counted(for_ns, Event::EtcdIsBack);
+    }
+
+    pub(super) fn etcd_is_back(&mut self) {
+        self.etcd_away -= 1;
+        if self.etcd_away == 0 {
+            // Its leases get their whole time again.
+            let now = self.now();
+            self.etcd.restart(now);
+            self.tell_of(ETCD, "is back");
+        }
+    }
+
+    pub(super) fn etcd_is_full(&mut self, for_ns: Nanos) {
+        self.etcd_full += 1;
+        self.etcd.set_full(true);
+        self.tell_of(ETCD, format!("is full for {} ms", for_ns / MS));
+        self.schedule_counted(for_ns, Event::EtcdHasRoom);
+    }
+
+    pub(super) fn etcd_has_room(&mut self) {
+        self.etcd_full -= 1;
+        self.etcd.set_full(self.etcd_full > 0);
+    }
+
+    fn schedule_counted(&mut self, after: Nanos, event: Event) {
+        self.schedule(after, event);
+    }
+
+    /// Nothing is sent before the record is durable that says so, nor by who does not own the saga.
+    pub(super) fn check_journaled(&mut self, call: CallId) {
+        if !self.plan.checks_journal {
+            return;
+        }
+        let record = &self.history.calls[call];
+        let proxy = record.vm.0;
+        let now = self.now();
+        let kept = if self.plan.in_etcd() {
+            self.etcd.expire(now);
+            journal_view::records_in_etcd(&self.etcd, record.header("saga-id"))
+        } else {
+            self.proxies[proxy].process.borrow().records(record.header("saga-id"))
+        };
+        let step = record.header("saga-step").to_owned();
+        let change = if record.is_compensation() { "step_compensating" } else { "in_flight" };
+        let epoch = record.header("saga-epoch").to_owned();
+        let what = match kept {
+            None => "the journal has no such saga".to_owned(),
+            Some((found, _)) if found.to_string() != epoch => format!("the journal has it in epoch {found}"),
+            Some((_, records)) if !journal_view::says(&records, change, self.plan.step_index(record, &step)) => {
+                format!("its records do not say that {step} is {change}")
+            }
+            Some(_) => return,
+        };
+        self.tell(Happening::NotJournaled(call, what));
+    }
+}
+
+/// A saga has got another owner, whose VM's key is there.
+fn taken_from_the_living(before: &BTreeMap<String, InEtcd>, after: &BTreeMap<String, InEtcd>) -> Option<String> {
+    before.iter().find_map(|(saga, was)| {
+        let is = after.get(saga)?;
+        let taken = is.owner != was.owner && was.owner_lives;
+        taken.then(|| format!("saga {saga} was taken from {}, which lives", was.owner))
+    })
+}
+
+fn vm_name(vm: VmId) -> String {
+    crate::simulator::history::vm_name(vm)
+}
+
+fn line(name: &str, value: &str) -> (String, Vec<u8>) {
+    (name.to_owned(), value.as_bytes().to_vec())
+}
+
+fn local_reply(body: &str) -> CalloutAnswer {
+    let headers: Headers = vec![line(":status", "503"), line("content-type", "text/plain")];
+    CalloutAnswer::Whole { headers, body: body.as_bytes().to_vec() }
+}
+
+/// As Envoy says it where nothing listens.
+fn refused_connection() -> CalloutAnswer {
+    local_reply(
+        "upstream connect error or disconnect/reset before headers. reset reason: remote connection failure, transport \
+         failure reason: delayed connect error: Connection refused",
+    )
+}
+
+/// As Envoy says it where the connection ends before the answer.
+fn cut_connection() -> CalloutAnswer {
+    local_reply("upstream connect error or disconnect/reset before headers. reset reason: connection termination")
+}
+
+/// What a request is about, in few words: the keys that it writes.
+fn asked_for(path: &str, body: &[u8]) -> String {
+    let Ok(body) = serde_json::from_slice::<Json>(body) else { return path.to_owned() };
+    let mut keys = Vec::new();
+    written_keys(&body, &mut keys);
+    if keys.is_empty() { path.to_owned() } else { format!("{path} {}", keys.join(" ")) }
+}
+
+fn written_keys(value: &Json, keys: &mut Vec<String>) {
+    let Some(success) = value["success"].as_array() else { return };
+    for request in success {
+        written_keys(&request["request_txn"], keys);
+        for (kind, sign) in [("request_put", "+"), ("request_delete_range", "-")] {
+            if let Some(key) = request[kind]["key"].as_str() {
+                keys.push(format!("{sign}{}", journal_view::decoded(key)));
+            }
+        }
+    }
+}
