@@ -174,7 +174,10 @@ impl<'a> View<'a> {
         let client = &self.plan.clients[self.history.streams[stream].client];
         let body: Json = serde_json::from_slice(&client.body).unwrap_or_default();
         let Some(saga) = self.model_of(stream) else { return Ok(()) };
-        let skips_all = saga.steps.iter().all(|step| step.is_skipped(&body));
+        // Who asks again is told of a saga that may have begun under another definition.
+        let all = |saga: &SagaModel| saga.steps.iter().all(|step| step.is_skipped(&body));
+        let began_before = client.start_key().is_some() && self.definitions_for(client).any(all);
+        let skips_all = all(saga) || began_before;
         // Its VM may have gone after the begin was recorded and before anything was sent: nobody can know that.
         let vm = self.history.streams[stream].vm.unwrap_or_default();
         let taken_over = client.start_key().is_some() && self.gone.keys().any(|gone| gone.0 == vm.0);

@@ -8,7 +8,7 @@ use super::{Rule, Violation};
 use crate::simulator::history::{CallId, CallRecord, Deed, Ended, History, StreamId, Told, VmId};
 use crate::simulator::host::Nanos;
 use crate::simulator::model::{Configuration, SagaModel, StepModel};
-use crate::simulator::plan::{MS, Plan, SECOND, Trouble};
+use crate::simulator::plan::{ClientPlan, MS, Plan, SECOND, Trouble};
 
 /// What an attempt came to, as far as its sender could know.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -251,6 +251,12 @@ impl<'a> View<'a> {
         let record = self.history.streams.get(stream)?;
         let client = self.plan.clients.get(record.client)?;
         self.configurations.get(record.version)?.matching(&client.method, &client.path)
+    }
+
+    /// The definitions that the requests of a client match, of all configurations.
+    pub(super) fn definitions_for(&self, client: &ClientPlan) -> impl Iterator<Item = &'a SagaModel> {
+        let (method, path) = (client.method.clone(), client.path.clone());
+        self.configurations.iter().filter_map(move |one| one.matching(&method, &path))
     }
 
     pub(super) fn stream_of_request(&self, request_id: &str) -> Option<StreamId> {
