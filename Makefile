@@ -76,6 +76,10 @@ SAGAS ?= 200000
 memory: build ## Shows that Envoy's memory does not grow over SAGAS=200000 sagas
 	@$(FIND_ENVOY) && SAGAS=$(SAGAS) cargo test --package wasm-test-harness --test trip_memory -- --ignored --nocapture
 
+.PHONY: cost
+cost: build ## Shows what a saga costs by where it is kept [COST_MODULES=name=path,...]
+	@$(FIND_ENVOY) && $(FIND_ETCD) && cargo test --package wasm-test-harness --test trip_cost -- --ignored --nocapture
+
 CARGO_LLVM_COV_VERSION := 0.9.1
 # All but the saga's core. The filter's own end to Envoy is compiled into the module only.
 NOT_THE_CORE := /registry/|/rustc/|/wasm-test-harness/|/src/(filter|planted|config|template|matcher|facts)

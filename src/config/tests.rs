@@ -9,7 +9,7 @@ use prost_types::value::Kind;
 use serde_json::json;
 
 use super::*;
-use crate::definition::{Retained, Retry};
+use crate::definition::{Credentials, Retained, Retry};
 
 mod refused;
 
@@ -211,6 +211,49 @@ fn limits_and_forwarded_headers_are_read() {
     assert_eq!(loaded.limits, Limits { max_sagas: 5, max_bytes: 2 << 20, max_body: 1024, retained });
     assert_eq!(loaded.forward_headers, ["x-user", "authorization"]);
     assert_eq!(loaded.warnings, ["forward_headers[1]: authorization may have expired when a compensation needs it"]);
+}
+
+#[test]
+fn a_journal_in_etcd_is_read_and_what_is_left_out_has_its_default() {
+    let seconds = Duration::from_secs;
+    let loaded = from_json(&json!({"version": 1, "journal": {"etcd": {"cluster": "etcd"}}})).unwrap();
+    let defaults = EtcdSettings {
+        cluster: "etcd".to_owned(),
+        prefix: "sagabox".to_owned(),
+        lease: seconds(10),
+        timeout: seconds(1),
+        takes_over: true,
+        credentials: None,
+    };
+    assert_eq!(loaded.etcd, Some(defaults.clone()));
+    let etcd = json!({"cluster": "etcd", "prefix": "a/b", "lease": "2s", "timeout": "300ms", "recovery": "hold",
+                      "username": "me", "password": "secret"});
+    let loaded = from_json(&json!({"version": 1, "journal": {"etcd": etcd}})).unwrap();
+    let credentials = Some(Credentials { username: "me".to_owned(), password: "secret".to_owned() });
+    let timeout = Duration::from_millis(300);
+    let all = EtcdSettings {
+        prefix: "a/b".to_owned(),
+        lease: seconds(2),
+        timeout,
+        takes_over: false,
+        credentials,
+        ..defaults
+    };
+    assert_eq!(loaded.etcd, Some(all));
+    assert!(!format!("{loaded:?}").contains("secret"), "a password does not come into a log");
+    assert_eq!(from_json(&json!({"version": 1, "journal": {}})).unwrap().etcd, None);
+}
+
+#[test]
+fn what_others_need_of_a_configuration_is_its_definitions_and_no_password() {
+    let mut configuration = example();
+    configuration["journal"] = json!({"etcd": {"cluster": "etcd", "username": "me", "password": "secret"}});
+    let text = definitions_text(configuration.to_string().as_bytes());
+    let kept: Value = serde_json::from_slice(&text).unwrap();
+    assert_eq!(kept, json!({"version": 1, "sagas": example()["sagas"]}));
+    assert!(load(&text).is_ok());
+    configuration["limits"] = json!({"max_sagas": 1});
+    assert_eq!(definitions_text(configuration.to_string().as_bytes()), text, "the same definitions are the same text");
 }
 
 #[test]

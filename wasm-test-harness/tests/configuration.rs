@@ -149,7 +149,9 @@ fn the_schema_accepts_the_example_and_refuses_what_editors_can_tell() {
     assert!(schema.is_valid(&example()), "{:?}", schema.iter_errors(&example()).collect::<Vec<_>>());
     let changes = [
         ("/version", json!(2)),
-        ("/journal", json!({})),
+        ("/journal", json!({"etcd": {"prefix": "sagabox"}})),
+        ("/journal", json!({"redis": {}})),
+        ("/journal", json!({"etcd": {"cluster": "etcd", "recovery": "wait"}})),
         ("/sagas/0/name", json!("A")),
         ("/sagas/0/wait", json!("1s")),
         ("/sagas/0/deadline", json!("10")),

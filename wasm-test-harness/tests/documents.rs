@@ -43,7 +43,14 @@ fn blocks<'a>(text: &'a str, language: &str) -> Vec<&'a str> {
 fn the_tables_of_fields_are_those_of_the_schema() {
     let readme = read("README.md");
     let schema = sagabox::config::json_schema();
-    for (heading, name) in [("### Top level", ""), ("### Saga", "Saga"), ("### Step", "Step"), ("### Call", "Call")] {
+    let tables = [
+        ("### Top level", ""),
+        ("### Journal", "Etcd"),
+        ("### Saga", "Saga"),
+        ("### Step", "Step"),
+        ("### Call", "Call"),
+    ];
+    for (heading, name) in tables {
         assert_eq!(first_column(section(&readme, heading)), properties(&schema, name), "{heading}");
     }
     for (heading, name) in
@@ -61,6 +68,7 @@ fn every_configuration_in_the_documents_loads() {
     let mut texts: Vec<String> = blocks(&readme, "yaml").into_iter().map(str::to_owned).collect();
     assert!(!texts.is_empty());
     texts.push(read("envoy/trip/envoy.yaml"));
+    texts.push(read("envoy/trip-etcd/envoy.yaml"));
     texts.push(read("istio/trip.yaml"));
     for text in texts {
         let found = configurations(&text).expect("readable");
@@ -78,6 +86,8 @@ fn the_example_is_the_same_everywhere() {
     let shipped = configurations(&read("envoy/trip/envoy.yaml")).expect("readable");
     let sagas: Vec<&Json> = shipped.iter().map(|one| &one.json["sagas"]).filter(|sagas| !sagas.is_null()).collect();
     assert_eq!(sagas, [&example["sagas"], &example["sagas"]]);
+    let with_etcd = configurations(&read("envoy/trip-etcd/envoy.yaml")).expect("readable");
+    assert_eq!(with_etcd[0].json["sagas"], example["sagas"]);
 }
 
 #[test]

@@ -31,6 +31,28 @@ fn refused(path: &str, value: Value, error: &str, expected: &str) {
 }
 
 #[test]
+fn a_journal() {
+    let etcd = |name: &str, value: Value| {
+        let mut etcd = json!({"cluster": "etcd"});
+        etcd[name] = value;
+        json!({ "etcd": etcd })
+    };
+    refused("journal", json!("etcd"), "journal: found \"etcd\"", "");
+    refused("journal", json!({"redis": {}}), "journal.redis: ", "etcd");
+    refused("journal", json!({"etcd": {}}), "journal.etcd.cluster: found nothing", "the name of etcd's Envoy cluster");
+    refused("journal", etcd("cluster", json!("")), "journal.etcd.cluster: found \"\"", "the name of etcd's");
+    refused("journal", etcd("prefix", json!("/")), "journal.etcd.prefix: found \"/\"", "not only slashes");
+    refused("journal", etcd("prefix", json!("a b")), "journal.etcd.prefix: found \"a b\"", "letters, digits");
+    refused("journal", etcd("lease", json!("1999ms")), "journal.etcd.lease: found 1999ms", "at least 2s");
+    refused("journal", etcd("timeout", json!("0s")), "journal.etcd.timeout: found \"0s\"", "from 1ms");
+    refused("journal", etcd("recovery", json!("wait")), "journal.etcd.recovery: found", "take-over, hold");
+    refused("journal", etcd("username", json!("me")), "journal.etcd.username: found a user name", "a password beside");
+    // A password is not repeated where it can be read.
+    refused("journal", etcd("password", json!("x")), "journal.etcd.password: found a password", "a username beside");
+    refused("journal", etcd("endpoints", json!([])), "journal.etcd.endpoints: ", "cluster");
+}
+
+#[test]
 fn at_the_top() {
     refused("version", Value::Null, "version: found nothing", "expected 1");
     refused("version", json!(2), "version: found 2", "expected 1");
@@ -56,7 +78,6 @@ fn at_the_top() {
 #[test]
 fn what_is_not_built_is_unknown() {
     for (path, value) in [
-        ("journal", json!({"etcd": {}})),
         ("nested", json!(true)),
         ("status_path", json!("/.saga")),
         ("sagas.0.wait", json!("0s")),
