@@ -61,6 +61,7 @@ fn plan(scenarios: &Scenarios) -> anyhow::Result<Plan> {
     let orders = scenarios.cases.iter().flat_map(Case::orders);
     Ok(Plan {
         checks_journal: true,
+        etcd_orders: Vec::new(),
         configurations: vec![scenarios.plugin_configuration()?],
         proxies: [false, true].map(|gate_pair| ProxyPlan { workers: 1, gate_pair }).into(),
         participants: Role::ALL.map(|role| role.name().to_owned()).into(),

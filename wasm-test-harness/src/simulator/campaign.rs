@@ -12,6 +12,7 @@ use super::checker::{self, Rule, Tally, Violation};
 use super::filter::Filter;
 use super::generate;
 use super::history::History;
+use super::plan::Plan;
 use super::world::World;
 
 /// Violations that are shown of a failing seed.
@@ -40,14 +41,18 @@ pub struct SeedReport {
 /// # Errors
 /// `faults` cannot be read.
 pub fn run_seed(filter: &Filter, seed: u64, faults: &str) -> anyhow::Result<SeedReport> {
-    let plan = generate::plan(seed, faults)?;
+    Ok(run_plan(filter, seed, &generate::plan(seed, faults)?))
+}
+
+/// Runs a plan. What is drawn on the way comes from the seed.
+pub fn run_plan(filter: &Filter, seed: u64, plan: &Plan) -> SeedReport {
     let allows = plan.faults.to_string();
     let run = AssertUnwindSafe(|| {
-        let outcome = World::run(&plan, filter, seed);
-        let (violations, tally) = checker::check(&plan, &outcome);
+        let outcome = World::run(plan, filter, seed);
+        let (violations, tally) = checker::check(plan, &outcome);
         (violations, tally, outcome)
     });
-    Ok(match catch_unwind(run) {
+    match catch_unwind(run) {
         Ok((violations, tally, outcome)) => SeedReport {
             seed,
             violations,
@@ -71,7 +76,7 @@ pub fn run_seed(filter: &Filter, seed: u64, faults: &str) -> anyhow::Result<Seed
                 allows,
             }
         }
-    })
+    }
 }
 
 impl SeedReport {

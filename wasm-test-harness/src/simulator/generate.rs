@@ -76,6 +76,7 @@ impl Generator {
             clients,
             troubles,
             orders,
+            etcd_orders: Vec::new(),
             latency,
             faults,
             checks_journal,

@@ -27,6 +27,8 @@ pub struct Plan {
     pub troubles: Vec<(Nanos, Trouble)>,
     /// Faults for single guests, as a real participant takes them.
     pub orders: Vec<(String, Fault)>,
+    /// What becomes of single calls to etcd.
+    pub etcd_orders: Vec<EtcdOrder>,
     /// The longest time that a request or an answer takes on its way.
     pub latency: Nanos,
     /// What else goes wrong, until [`Plan::heal_at`].
@@ -61,6 +63,26 @@ impl Plan {
         let mut steps = sagas.filter(|saga| saga["name"] == name).filter_map(|saga| saga["steps"].as_array());
         steps.find_map(|steps| steps.iter().position(|other| other["name"] == step))
     }
+}
+
+/// What becomes of the first call to etcd that writes a key with this in its name.
+#[derive(Debug, Clone)]
+pub struct EtcdOrder {
+    /// Part of the key.
+    pub writes: String,
+    /// What becomes of it.
+    pub fate: EtcdFate,
+}
+
+/// What becomes of a call to etcd.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum EtcdFate {
+    /// It never arrives.
+    RequestLost,
+    /// It arrives after so many nanoseconds.
+    RequestLate(Nanos),
+    /// etcd does what it was asked, and the answer does not arrive.
+    AnswerLost,
 }
 
 /// One Envoy.

@@ -34,7 +34,7 @@ use super::history::{CallId, Ended, Happening, History, StreamId, VmId, vm_name}
 use super::host::{CalloutAnswer, Clock, Nanos};
 use super::journal_view::{self, Kept};
 use super::participants::Participant;
-use super::plan::{MS, Plan, SECOND, Trouble};
+use super::plan::{EtcdOrder, MS, Plan, SECOND, Trouble};
 use super::process::{ContextId, Process};
 
 /// After healing everything must have come to an end within this time.
@@ -180,6 +180,8 @@ pub struct World<'a> {
     etcd_away: u32,
     etcd_full: u32,
     etcd_random: Pcg64Mcg,
+    /// Those of the plan that are still to come.
+    etcd_orders: Vec<EtcdOrder>,
     healed: bool,
     faults: u64,
     illegal_events: i64,
@@ -234,6 +236,7 @@ impl<'a> World<'a> {
             asked: Vec::new(),
             etcd_away: 0,
             etcd_full: 0,
+            etcd_orders: plan.etcd_orders.clone(),
             etcd_random: Pcg64Mcg::seed_from_u64(seed ^ 0x0e7c_d0e7),
             healed: false,
             faults: 0,

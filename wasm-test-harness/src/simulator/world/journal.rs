@@ -10,7 +10,7 @@ use super::{Event, World};
 use crate::simulator::history::{CallId, Happening, VmId};
 use crate::simulator::host::{Callout, CalloutAnswer, Headers, Nanos, text};
 use crate::simulator::journal_view::{self, InEtcd};
-use crate::simulator::plan::{MS, SECOND};
+use crate::simulator::plan::{EtcdFate, MS, SECOND};
 
 /// The cluster of etcd, in every generated configuration.
 pub const ETCD: &str = "etcd";
@@ -25,6 +25,8 @@ pub(super) struct Asked {
     pub(super) vm: VmId,
     callout: Callout,
     open: bool,
+    /// As was ordered.
+    fate: Option<EtcdFate>,
 }
 
 impl World<'_> {
@@ -34,13 +36,18 @@ impl World<'_> {
         let what = format!("asks etcd: {}", asked_for(&path, &callout.body));
         let timeout = Nanos::from(callout.timeout_ms) * MS;
         let ask = self.asked.len();
-        self.asked.push(Asked { vm, callout, open: true });
+        let ordered = self.etcd_orders.iter().position(|order| what.contains(&order.writes));
+        let fate = ordered.map(|index| self.etcd_orders.remove(index).fate);
+        self.asked.push(Asked { vm, callout, open: true, fate });
         self.tell_of(vm_name(vm), format!("{what} ({ask})"));
         self.schedule(timeout, Event::EtcdTimesOut(ask));
         let latency = self.etcd_latency();
         let faults = self.plan.faults.clone();
-        if self.etcd_strikes(faults.etcd_request_lost) {
+        if self.etcd_strikes(faults.etcd_request_lost) || fate == Some(EtcdFate::RequestLost) {
             return;
+        }
+        if let Some(EtcdFate::RequestLate(late)) = fate {
+            return self.schedule(late, Event::EtcdAsked(ask));
         }
         let late = if self.etcd_strikes(faults.etcd_slow) { self.etcd_random.random_range(0..LATEST) } else { 0 };
         self.schedule(latency + late, Event::EtcdAsked(ask));
@@ -75,6 +82,9 @@ impl World<'_> {
             self.tell(Happening::Unowned(what));
         }
         self.tell_of(ETCD, format!("answers {status} to ({ask})"));
+        if self.asked[ask].fate == Some(EtcdFate::AnswerLost) {
+            return;
+        }
         if self.etcd_strikes(self.plan.faults.etcd_answer_lost) {
             if self.etcd_random.random_bool(0.5) {
                 self.schedule(latency, Event::EtcdAnswers(ask, cut_connection()));
@@ -105,7 +115,7 @@ impl World<'_> {
     pub(super) fn etcd_goes_away(&mut self, for_ns: Nanos) {
         self.etcd_away += 1;
         self.tell_of(ETCD, format!("is away for {} ms", for_ns / MS));
-        self.schedule_counted(for_ns, Event::EtcdIsBack);
+        self.schedule(for_ns, Event::EtcdIsBack);
     }
 
     pub(super) fn etcd_is_back(&mut self) {
@@ -122,16 +132,12 @@ impl World<'_> {
         self.etcd_full += 1;
         self.etcd.set_full(true);
         self.tell_of(ETCD, format!("is full for {} ms", for_ns / MS));
-        self.schedule_counted(for_ns, Event::EtcdHasRoom);
+        self.schedule(for_ns, Event::EtcdHasRoom);
     }
 
     pub(super) fn etcd_has_room(&mut self) {
         self.etcd_full -= 1;
         self.etcd.set_full(self.etcd_full > 0);
-    }
-
-    fn schedule_counted(&mut self, after: Nanos, event: Event) {
-        self.schedule(after, event);
     }
 
     /// Nothing is sent before the record is durable that says so, nor by who does not own the saga.
