@@ -66,9 +66,9 @@ CARGO_FUZZ_VERSION := 0.13.2
 FUZZ := wasm-test-harness/fuzz
 
 .PHONY: fuzz
-fuzz: cargo-fuzz ## Fuzzes configurations, templates and journals, FUZZ_SECONDS=60 each; needs a C++ compiler (g++ or clang++)
+fuzz: cargo-fuzz ## Fuzzes configurations, templates, journals and what etcd says, FUZZ_SECONDS=60 each; needs a C++ compiler (g++ or clang++)
 	@export PATH="$(CARGO_TARGET_DIR)/tools/bin:$$PATH"; \
-	for target in config template journal; do $(FUZZ)/run $$target $(FUZZ_SECONDS); done
+	for target in config template journal etcd; do $(FUZZ)/run $$target $(FUZZ_SECONDS); done
 
 SAGAS ?= 200000
 
