@@ -83,6 +83,8 @@ pub struct EtcdJournal {
 #[derive(Debug)]
 struct Call {
     sent_at: Millis,
+    /// Of the VM: what one name has asked is nothing to the next.
+    incarnation: u32,
     what: What,
 }
 
@@ -165,7 +167,9 @@ impl EtcdJournal {
 
     fn ended(&mut self, call: Call, result: &AttemptResult, now: Millis) {
         let sent_at = call.sent_at;
+        let stale = call.incarnation != self.session.incarnation();
         let outcome = match call.what {
+            What::Grant | What::Register | What::KeepAlive if stale => Outcome::Fine,
             What::Authenticate => match self.token.given(api::read(result), now) {
                 true => Outcome::Fine,
                 false => Outcome::CannotBegin,
@@ -276,7 +280,8 @@ impl Journal for EtcdJournal {
     fn next_call(&mut self, now: Millis) -> Option<JournalCall> {
         let (what, path, body) = self.next_ask(now)?;
         self.last_call = self.last_call.wrapping_add(1);
-        self.calls.insert(self.last_call, Call { sent_at: now, what });
+        let incarnation = self.session.incarnation();
+        self.calls.insert(self.last_call, Call { sent_at: now, incarnation, what });
         Some(JournalCall {
             number: self.last_call,
             cluster: self.settings.cluster.clone(),

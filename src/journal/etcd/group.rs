@@ -54,7 +54,7 @@ pub(super) enum Readiness {
 #[derive(Clone, Debug)]
 pub(super) struct Queued {
     pub(super) wish: Wish,
-    /// Of the VM, when it was wished for: what one name wanted is nothing to the next.
+    /// Of the VM, when it was wished for, or sent: what one name wanted is nothing to the next.
     incarnation: u32,
     not_before: Millis,
     failures: u32,
@@ -136,7 +136,8 @@ impl EtcdJournal {
             share = share.min(queued.share);
             begins |= matches!(&queued.wish, Wish::Write(saga) if self.is_to_begin(saga));
             success.push(Request::Txn(txn));
-            group.push(queued);
+            self.is_sent(&queued.wish, true);
+            group.push(Queued { incarnation: self.session.incarnation(), ..queued });
         }
         left.append(&mut wishes);
         // What is wished for first has come in meanwhile.
@@ -154,8 +155,12 @@ impl EtcdJournal {
         Some((Group(group), Txn { success, ..Txn::default() }))
     }
 
+    fn is_stale(&self, queued: &Queued) -> bool {
+        queued.incarnation != self.session.incarnation()
+    }
+
     fn readiness(&mut self, queued: &Queued, now: Millis) -> Readiness {
-        let stale = queued.incarnation != self.session.incarnation();
+        let stale = self.is_stale(queued);
         match &queued.wish {
             Wish::Write(saga) => self.write_txn(saga, now),
             Wish::Look(start) => self.look_txn(start),
@@ -170,6 +175,11 @@ impl EtcdJournal {
     /// A transaction has ended, one way or another.
     pub(super) fn group_ended(&mut self, Group(group): Group, answer: Answer<TxnAnswer>, now: Millis) {
         self.queue.under_way = self.queue.under_way.saturating_sub(1);
+        for queued in &group {
+            if !self.is_stale(queued) {
+                self.is_sent(&queued.wish, false);
+            }
+        }
         match &answer {
             Answer::Done(done) => {
                 for (index, queued) in group.into_iter().enumerate() {
@@ -193,7 +203,7 @@ impl EtcdJournal {
                     self.retention.forget();
                 }
                 for queued in group {
-                    if !self.refuse(&queued.wish) {
+                    if self.is_stale(&queued) || !self.refuse(&queued.wish) {
                         log::warn!("etcd refuses {}: {refusal}; it is tried again", queued.wish);
                         self.again(queued, false, now);
                     }
@@ -202,7 +212,7 @@ impl EtcdJournal {
             Answer::Unauthenticated => group.into_iter().for_each(|queued| self.again(queued, false, now)),
             Answer::NotSent => {
                 for queued in group {
-                    if !self.refuse(&queued.wish) {
+                    if self.is_stale(&queued) || !self.refuse(&queued.wish) {
                         self.again(queued, false, now);
                     }
                 }
@@ -217,8 +227,7 @@ impl EtcdJournal {
     /// Tries the same once more after a while.
     fn again(&mut self, queued: Queued, may_be_done: bool, now: Millis) {
         if let Wish::Write(saga) = &queued.wish
-            && may_be_done
-            && !self.may_be_written(saga)
+            && (self.is_stale(&queued) || (may_be_done && !self.may_be_written(saga)))
         {
             return;
         }
@@ -228,8 +237,9 @@ impl EtcdJournal {
     }
 
     fn fulfilled(&mut self, queued: &Queued, answer: &TxnAnswer, revision: i64, now: Millis) {
-        let stale = queued.incarnation != self.session.incarnation();
+        let stale = self.is_stale(queued);
         match &queued.wish {
+            Wish::Write(_) if stale => {}
             Wish::Write(saga) => self.written(saga, answer, revision, now),
             Wish::Look(start) => self.looked(start, answer, now),
             Wish::Definitions(hash) => self.definitions_read(hash, answer),

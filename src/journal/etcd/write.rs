@@ -34,6 +34,8 @@ struct Pending {
     head: Head,
     /// It is the saga's last; this is what its client gets.
     end: Option<Reply>,
+    /// It is in a transaction under way.
+    is_sent: bool,
     may_be_written: bool,
 }
 
@@ -56,7 +58,8 @@ impl Kept {
     }
 
     pub(super) fn certainly_never_written(&self) -> bool {
-        self.revision == 0 && self.pending.as_ref().is_some_and(|pending| !pending.may_be_written)
+        let unsent = |pending: &Pending| !pending.is_sent && !pending.may_be_written;
+        self.revision == 0 && self.pending.as_ref().is_some_and(unsent)
     }
 }
 
@@ -200,6 +203,14 @@ impl EtcdJournal {
         self.tell_fate(saga, pending.sequence, Acknowledgement::Written);
     }
 
+    /// A record has gone into a transaction, or come out of it.
+    pub(super) fn is_sent(&mut self, wish: &Wish, is_sent: bool) {
+        let Wish::Write(saga) = wish else { return };
+        if let Some(pending) = self.sagas.get_mut(saga).and_then(|kept| kept.pending.as_mut()) {
+            pending.is_sent = is_sent;
+        }
+    }
+
     /// Its last transaction may be in etcd. False: there is nothing to be written any more.
     pub(super) fn may_be_written(&mut self, saga: &str) -> bool {
         let Some(kept) = self.sagas.get_mut(saga) else { return false };
@@ -283,7 +294,7 @@ impl Pending {
             _ => None,
         });
         let head = before.after(record);
-        Pending { sequence: record.sequence, record: encode(record), head, end, may_be_written: false }
+        Pending { sequence: record.sequence, record: encode(record), head, end, is_sent: false, may_be_written: false }
     }
 
     /// The saga's own keys after the record.

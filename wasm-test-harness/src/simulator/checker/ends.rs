@@ -185,6 +185,8 @@ impl<'a> View<'a> {
         match status {
             "completed" if skips_all => Ok(()),
             "compensated" if taken_over => Ok(()),
+            // In etcd it waits until it is taken over.
+            "running" | "compensating" if taken_over && self.in_etcd => Ok(()),
             // The journal has taken longer than the deadline, or still does.
             "compensated" | "running" | "compensating" if self.in_etcd && self.plan.may_miss_etcd() => Ok(()),
             "compensated" if skips_first && body.get("guest").is_none() => Ok(()),
