@@ -6,6 +6,13 @@ use futures::StreamExt;
 use harness::loopback::Client;
 use harness::participant::{Action, Fault, FaultKind};
 use harness::trip::{BodyMode, Trip, TripRequest, plugin_configuration};
+use serde_yaml_ng::Value as Yaml;
+
+#[path = "envoy_behaviour/probe.rs"]
+#[expect(dead_code, reason = "of the probe only one behaviour is of use here")]
+mod probe;
+
+use probe::Listener;
 
 const CONNECTIONS: usize = 32;
 /// Times at which memory is looked at.
@@ -22,13 +29,31 @@ fn resident_kib(pid: u32) -> u64 {
     line.trim().trim_end_matches(" kB").parse().unwrap()
 }
 
+/// A listener with the probe, which sees the same shared data as the filter: that is of a `vm_id`, whatever the code.
+fn looks_into_shared_data(module: &std::path::Path) -> Yaml {
+    let text = probe::listener(Listener("shared-data", true));
+    let text =
+        text.replace("vm_id: shared-data", "vm_id: sagabox").replace("probe.wasm", &module.display().to_string());
+    let mut listeners: Yaml = serde_yaml_ng::from_str(&text).unwrap();
+    listeners.as_sequence_mut().unwrap().remove(0)
+}
+
+/// Keys and bytes.
+async fn shared_data(trip: &Trip, client: &Client) -> (usize, usize) {
+    let answer = client.get(&format!("http://{}/", trip.envoy.listener("shared-data"))).await.unwrap().text();
+    let (keys, bytes) = answer.split_once(' ').unwrap_or_else(|| panic!("{answer:?}"));
+    (keys.parse().unwrap(), bytes.parse().unwrap())
+}
+
 /// Half of the sagas have start keys, one in ten is compensated.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 #[ignore = "takes minutes: make memory"]
 async fn memory_stays_as_it_is_over_many_sagas() {
     let sagas: usize = std::env::var("SAGAS").ok().map_or(200_000, |sagas| sagas.parse().unwrap());
-    let bound = |yaml: &mut serde_yaml_ng::Value| {
+    let probe = probe::module().await;
+    let bound = move |yaml: &mut Yaml| {
         plugin_configuration(yaml)["limits"]["max_retained"] = RETAINED.into();
+        yaml["static_resources"]["listeners"].as_sequence_mut().unwrap().push(looks_into_shared_data(&probe));
     };
     let trip = Trip::start_with(|envoy| envoy.workers(2).edit(bound)).await.unwrap();
     let client = Client::http1().timeout(Duration::from_secs(30));
@@ -55,10 +80,17 @@ async fn memory_stays_as_it_is_over_many_sagas() {
         assert!(statuses.iter().all(|status| [201, 409].contains(&status.as_u16())));
         let resident = resident_kib(trip.envoy.pid());
         let done = (look + 1) * sagas / LOOKS;
-        println!("{done:>8} sagas  {:>7} KiB resident  {:>5.0} s", resident, began.elapsed().as_secs_f64());
-        seen.push(resident);
+        let (keys, bytes) = shared_data(&trip, &client).await;
+        let seconds = began.elapsed().as_secs_f64();
+        println!(
+            "{done:>8} sagas  {resident:>7} KiB resident  {keys:>6} keys, {:>6} KiB shared  {seconds:>5.0} s",
+            bytes >> 10
+        );
+        seen.push([resident as f64, keys as f64, bytes as f64]);
     }
-    let (second, last) = (seen[1] as f64, seen[LOOKS - 1] as f64);
-    assert!(last <= second * GROWTH, "it grew from {second} to {last} KiB");
+    for (what, index) in [("KiB resident", 0), ("keys in shared data", 1), ("bytes in shared data", 2)] {
+        let (second, last) = (seen[1][index], seen[LOOKS - 1][index]);
+        assert!(last <= second * GROWTH, "{what} grew from {second} to {last}");
+    }
     trip.check_filter_is_well().await.unwrap();
 }

@@ -40,6 +40,8 @@ enum Behaviour {
     Answer,
     /// Sets a tick of 200 ms anew with every request.
     Rearm,
+    /// Answers how many keys of Sagabox there are in shared data, and how many bytes under them.
+    SharedData,
     /// Takes 64 MiB, lets them go, and answers how much memory the VM has.
     Allocate,
 }
@@ -60,6 +62,7 @@ impl Behaviour {
             "bytes" => Behaviour::Bytes,
             "answer" => Behaviour::Answer,
             "rearm" => Behaviour::Rearm,
+            "shared-data" => Behaviour::SharedData,
             "allocate" => Behaviour::Allocate,
             _ => return None,
         })

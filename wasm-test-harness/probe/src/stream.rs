@@ -101,6 +101,10 @@ impl Stream {
                 let _ = hostcalls::set_tick_period(Duration::from_millis(200));
                 answer(200, "armed");
             }
+            Behaviour::SharedData => {
+                let (keys, bytes) = shared_data();
+                answer(200, &format!("{keys} {bytes}"));
+            }
             Behaviour::Allocate => {
                 let taken = std::hint::black_box(vec![1_u8; 64 * MIB]);
                 drop(taken);
@@ -110,6 +114,22 @@ impl Stream {
         }
         Action::Pause
     }
+}
+
+/// Keys and bytes, found as the documentation of the journal says: rows, configurations and slots are numbered without
+/// gaps, and start keys are in 4,096 buckets.
+fn shared_data() -> (usize, usize) {
+    let size = |key: String| match hostcalls::get_shared_data(&key) {
+        Ok((value, Some(_))) => Some(key.len() + value.map_or(0, |value| value.len())),
+        _ => None,
+    };
+    let rows = (0..).map_while(|row| size(format!("sagabox/vm/{row}")).map(|bytes| (row, bytes)));
+    let of_rows = rows.flat_map(|(row, bytes)| {
+        let slots = (0..).map_while(move |slot| size(format!("sagabox/vm/{row}/saga/{slot}")));
+        slots.chain(size(format!("sagabox/vm/{row}/configuration"))).chain([bytes])
+    });
+    let buckets = (0..4_096).filter_map(|bucket| size(format!("sagabox/key/{bucket}")));
+    of_rows.chain(buckets).fold((0, 0), |(keys, sum), bytes| (keys + 1, sum + bytes))
 }
 
 fn answer_as_described() {

@@ -12,7 +12,7 @@ use tokio::process::Command;
 use tokio::sync::OnceCell;
 
 /// Builds the probe, once in each process of tests; gives its path.
-async fn module() -> PathBuf {
+pub async fn module() -> PathBuf {
     static BUILT: OnceCell<PathBuf> = OnceCell::const_new();
     let build = async || {
         let target = project_root().join("target");
@@ -107,7 +107,7 @@ static_resources:
     )
 }
 
-fn listener(Listener(behaviour, option): Listener) -> String {
+pub fn listener(Listener(behaviour, option): Listener) -> String {
     format!(
         r#"
   - name: {behaviour}
