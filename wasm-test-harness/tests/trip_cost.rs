@@ -15,8 +15,8 @@ const AT_A_TIME: usize = 64;
 
 /// Envoy with something that keeps its sagas.
 enum Running {
-    Shared(Trip),
-    Etcd(Fleet),
+    Shared(Box<Trip>),
+    Etcd(Box<Fleet>),
 }
 
 impl Running {
@@ -62,13 +62,13 @@ async fn subjects() -> Vec<Subject> {
             if let Some(module) = module {
                 plan = plan.wasm(module);
             }
-            Running::Etcd(plan.start(1).await.unwrap())
+            Running::Etcd(Box::new(plan.start(1).await.unwrap()))
         } else {
             let started = Trip::start_with(|envoy| {
                 let envoy = envoy.workers(1);
                 if let Some(module) = module { envoy.wasm(module) } else { envoy }
             });
-            Running::Shared(started.await.unwrap())
+            Running::Shared(Box::new(started.await.unwrap()))
         };
         subjects.push(Subject { name, running, rounds: Vec::new() });
     }

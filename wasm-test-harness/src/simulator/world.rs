@@ -24,17 +24,16 @@ use rand::{Rng, SeedableRng};
 use rand_pcg::Pcg64Mcg;
 
 pub use self::journal::ETCD;
-use self::journal::{AskId, Asked};
+use self::journal::{AskId, EtcdJournal};
 use self::streams::Stream;
 pub use self::vms::MAIN_VMS;
 use self::vms::Slot;
-use super::etcd::Etcd;
 use super::filter::Filter;
 use super::history::{CallId, Ended, Happening, History, StreamId, VmId, vm_name};
 use super::host::{CalloutAnswer, Clock, Nanos};
-use super::journal_view::{self, Kept};
+use super::journal_view::Kept;
 use super::participants::Participant;
-use super::plan::{EtcdOrder, MS, Plan, SECOND, Trouble};
+use super::plan::{MS, Plan, SECOND, Trouble};
 use super::process::{ContextId, Process};
 
 /// After healing everything must have come to an end within this time.
@@ -174,14 +173,7 @@ pub struct World<'a> {
     known_done: BTreeMap<(String, String), Known>,
     /// Which VMs have sent the compensations of steps of sagas: another cannot know what came of it.
     undone_by: BTreeMap<(String, String), BTreeSet<VmId>>,
-    etcd: Etcd,
-    asked: Vec<Asked>,
-    /// So many troubles keep it away, and full.
-    etcd_away: u32,
-    etcd_full: u32,
-    etcd_random: Pcg64Mcg,
-    /// Those of the plan that are still to come.
-    etcd_orders: Vec<EtcdOrder>,
+    journal: EtcdJournal,
     healed: bool,
     faults: u64,
     illegal_events: i64,
@@ -232,12 +224,7 @@ impl<'a> World<'a> {
             stream_of: BTreeMap::new(),
             known_done: BTreeMap::new(),
             undone_by: BTreeMap::new(),
-            etcd: Etcd::new(),
-            asked: Vec::new(),
-            etcd_away: 0,
-            etcd_full: 0,
-            etcd_orders: plan.etcd_orders.clone(),
-            etcd_random: Pcg64Mcg::seed_from_u64(seed ^ 0x0e7c_d0e7),
+            journal: EtcdJournal::new(plan, seed),
             healed: false,
             faults: 0,
             illegal_events: 0,
@@ -247,7 +234,7 @@ impl<'a> World<'a> {
     /// Heartbeats never end: a run is over when nothing else has come for a while and no saga is open.
     fn is_over(&mut self) -> bool {
         let rests = self.healed && self.busy == 0 && self.proxies.iter().all(Proxy::has_no_open_saga);
-        let rests = rests && journal_view::in_etcd(&self.etcd).is_empty();
+        let rests = rests && self.journal.has_no_open_saga();
         if !rests {
             self.quiet = None;
             return false;
@@ -371,7 +358,7 @@ impl<'a> World<'a> {
             | Event::CloseStream(stream)
             | Event::ApplicationAnswers(stream) => self.history.streams[*stream].vm,
             Event::Tick { vm, .. } | Event::QueueReady { vm, .. } | Event::Drained { vm, .. } => Some(*vm),
-            Event::EtcdAnswers(ask, _) | Event::EtcdTimesOut(ask) => Some(self.asked[*ask].vm),
+            Event::EtcdAnswers(ask, _) | Event::EtcdTimesOut(ask) => Some(self.journal.vm_of(*ask)),
             Event::AnswerArrives { call, .. } | Event::TimesOut(call) => Some(self.history.calls[*call].vm),
             _ => None,
         }
@@ -446,7 +433,7 @@ impl<'a> World<'a> {
             Event::Tick { vm, .. } | Event::QueueReady { vm, .. } | Event::Drained { vm, .. } | Event::Wakes(vm) => {
                 Some(vm.0)
             }
-            Event::EtcdAnswers(ask, _) | Event::EtcdTimesOut(ask) => Some(self.asked[*ask].vm.0),
+            Event::EtcdAnswers(ask, _) | Event::EtcdTimesOut(ask) => Some(self.journal.vm_of(*ask).0),
             Event::AnswerArrives { call, .. } | Event::TimesOut(call) => Some(self.history.calls[*call].vm.0),
             _ => None,
         }
@@ -499,8 +486,8 @@ impl<'a> World<'a> {
             converged,
             open_roots,
             kept,
-            left_in_etcd: journal_view::left_in_etcd(&self.etcd),
-            set_aside_in_etcd: journal_view::set_aside_in_etcd(&self.etcd),
+            left_in_etcd: self.journal.left(),
+            set_aside_in_etcd: self.journal.set_aside(),
             restless: restless.collect(),
             illegal_events: self.illegal_events,
             took: self.clock.now(),

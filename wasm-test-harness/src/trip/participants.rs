@@ -88,7 +88,7 @@ impl Participants {
     /// What the participants saw and hold of one guest; of one that they do not know, nothing.
     ///
     /// # Errors
-    /// As [`Trip::histories`].
+    /// As [`Participants::histories`].
     pub fn history(&self, guest: &str) -> anyhow::Result<History> {
         Ok(self.histories()?.remove(guest).unwrap_or_else(|| History::of(guest)))
     }

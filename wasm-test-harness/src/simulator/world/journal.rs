@@ -3,14 +3,16 @@
 
 use std::collections::BTreeMap;
 
-use rand::Rng;
+use rand::{Rng, SeedableRng};
+use rand_pcg::Pcg64Mcg;
 use serde_json::Value as Json;
 
 use super::{Event, World};
+use crate::simulator::etcd::Etcd;
 use crate::simulator::history::{CallId, Happening, VmId};
 use crate::simulator::host::{Callout, CalloutAnswer, Headers, Nanos, text};
 use crate::simulator::journal_view::{self, InEtcd};
-use crate::simulator::plan::{EtcdFate, MS, SECOND};
+use crate::simulator::plan::{EtcdFate, EtcdOrder, MS, Plan, SECOND};
 
 /// The cluster of etcd, in every generated configuration.
 pub const ETCD: &str = "etcd";
@@ -20,9 +22,44 @@ const LATEST: Nanos = 3 * SECOND;
 /// Which call to etcd: an index that is never used again.
 pub(super) type AskId = usize;
 
+/// etcd, and what is on its way there.
+pub(super) struct EtcdJournal {
+    etcd: Etcd,
+    asked: Vec<Asked>,
+    /// So many troubles keep it away, and full.
+    away: u32,
+    full: u32,
+    random: Pcg64Mcg,
+    /// Those of the plan that are still to come.
+    orders: Vec<EtcdOrder>,
+}
+
+impl EtcdJournal {
+    pub(super) fn new(plan: &Plan, seed: u64) -> EtcdJournal {
+        let random = Pcg64Mcg::seed_from_u64(seed ^ 0x0e7c_d0e7);
+        EtcdJournal { etcd: Etcd::new(), asked: Vec::new(), away: 0, full: 0, random, orders: plan.etcd_orders.clone() }
+    }
+
+    pub(super) fn vm_of(&self, ask: AskId) -> VmId {
+        self.asked[ask].vm
+    }
+
+    pub(super) fn has_no_open_saga(&self) -> bool {
+        journal_view::in_etcd(&self.etcd).is_empty()
+    }
+
+    pub(super) fn left(&self) -> Vec<String> {
+        journal_view::left_in_etcd(&self.etcd)
+    }
+
+    pub(super) fn set_aside(&self) -> Vec<String> {
+        journal_view::set_aside_in_etcd(&self.etcd)
+    }
+}
+
 /// A call to etcd.
-pub(super) struct Asked {
-    pub(super) vm: VmId,
+struct Asked {
+    vm: VmId,
     callout: Callout,
     open: bool,
     /// As was ordered.
@@ -35,10 +72,10 @@ impl World<'_> {
         let path = text(&callout.headers, ":path").unwrap_or_default().to_owned();
         let what = format!("asks etcd: {}", asked_for(&path, &callout.body));
         let timeout = Nanos::from(callout.timeout_ms) * MS;
-        let ask = self.asked.len();
-        let ordered = self.etcd_orders.iter().position(|order| what.contains(&order.writes));
-        let fate = ordered.map(|index| self.etcd_orders.remove(index).fate);
-        self.asked.push(Asked { vm, callout, open: true, fate });
+        let ask = self.journal.asked.len();
+        let ordered = self.journal.orders.iter().position(|order| what.contains(&order.writes));
+        let fate = ordered.map(|index| self.journal.orders.remove(index).fate);
+        self.journal.asked.push(Asked { vm, callout, open: true, fate });
         self.tell_of(vm_name(vm), format!("{what} ({ask})"));
         self.schedule(timeout, Event::EtcdTimesOut(ask));
         let latency = self.etcd_latency();
@@ -49,18 +86,18 @@ impl World<'_> {
         if let Some(EtcdFate::RequestLate(late)) = fate {
             return self.schedule(late, Event::EtcdAsked(ask));
         }
-        let late = if self.etcd_strikes(faults.etcd_slow) { self.etcd_random.random_range(0..LATEST) } else { 0 };
+        let late = if self.etcd_strikes(faults.etcd_slow) { self.journal.random.random_range(0..LATEST) } else { 0 };
         self.schedule(latency + late, Event::EtcdAsked(ask));
     }
 
     fn etcd_latency(&mut self) -> Nanos {
         // Well within the shortest timeout.
         let most = self.plan.latency.clamp(MS, 40 * MS);
-        self.etcd_random.random_range(MS / 5..=most)
+        self.journal.random.random_range(MS / 5..=most)
     }
 
     fn etcd_strikes(&mut self, rate: f64) -> bool {
-        let strikes = rate > 0.0 && !self.healed && self.etcd_random.random_bool(rate);
+        let strikes = rate > 0.0 && !self.healed && self.journal.random.random_bool(rate);
         self.faults += u64::from(strikes);
         strikes
     }
@@ -68,25 +105,25 @@ impl World<'_> {
     /// A call has reached etcd.
     pub(super) fn etcd_asked(&mut self, ask: AskId) {
         let latency = self.etcd_latency();
-        if self.etcd_away > 0 {
+        if self.journal.away > 0 {
             return self.schedule(latency, Event::EtcdAnswers(ask, refused_connection()));
         }
-        let callout = self.asked[ask].callout.clone();
+        let callout = self.journal.asked[ask].callout.clone();
         let path = text(&callout.headers, ":path").unwrap_or_default().to_owned();
         let now = self.now();
-        self.etcd.expire(now);
-        let before = journal_view::in_etcd(&self.etcd);
-        let (status, body) = self.etcd.answer(&path, &callout.body, now);
-        let after = journal_view::in_etcd(&self.etcd);
+        self.journal.etcd.expire(now);
+        let before = journal_view::in_etcd(&self.journal.etcd);
+        let (status, body) = self.journal.etcd.answer(&path, &callout.body, now);
+        let after = journal_view::in_etcd(&self.journal.etcd);
         if let Some(what) = taken_from_the_living(&before, &after) {
             self.tell(Happening::Unowned(what));
         }
         self.tell_of(ETCD, format!("answers {status} to ({ask})"));
-        if self.asked[ask].fate == Some(EtcdFate::AnswerLost) {
+        if self.journal.asked[ask].fate == Some(EtcdFate::AnswerLost) {
             return;
         }
         if self.etcd_strikes(self.plan.faults.etcd_answer_lost) {
-            if self.etcd_random.random_bool(0.5) {
+            if self.journal.random.random_bool(0.5) {
                 self.schedule(latency, Event::EtcdAnswers(ask, cut_connection()));
             }
             return;
@@ -102,7 +139,7 @@ impl World<'_> {
 
     /// The first end of a call is told to the root that made it, if that is still there.
     pub(super) fn etcd_answers(&mut self, ask: AskId, answer: CalloutAnswer) {
-        let asked = &mut self.asked[ask];
+        let asked = &mut self.journal.asked[ask];
         if !std::mem::replace(&mut asked.open, false) {
             return;
         }
@@ -113,31 +150,31 @@ impl World<'_> {
     }
 
     pub(super) fn etcd_goes_away(&mut self, for_ns: Nanos) {
-        self.etcd_away += 1;
+        self.journal.away += 1;
         self.tell_of(ETCD, format!("is away for {} ms", for_ns / MS));
         self.schedule(for_ns, Event::EtcdIsBack);
     }
 
     pub(super) fn etcd_is_back(&mut self) {
-        self.etcd_away -= 1;
-        if self.etcd_away == 0 {
+        self.journal.away -= 1;
+        if self.journal.away == 0 {
             // Its leases get their whole time again.
             let now = self.now();
-            self.etcd.restart(now);
+            self.journal.etcd.restart(now);
             self.tell_of(ETCD, "is back");
         }
     }
 
     pub(super) fn etcd_is_full(&mut self, for_ns: Nanos) {
-        self.etcd_full += 1;
-        self.etcd.set_full(true);
+        self.journal.full += 1;
+        self.journal.etcd.set_full(true);
         self.tell_of(ETCD, format!("is full for {} ms", for_ns / MS));
         self.schedule(for_ns, Event::EtcdHasRoom);
     }
 
     pub(super) fn etcd_has_room(&mut self) {
-        self.etcd_full -= 1;
-        self.etcd.set_full(self.etcd_full > 0);
+        self.journal.full -= 1;
+        self.journal.etcd.set_full(self.journal.full > 0);
     }
 
     /// Nothing is sent before the record is durable that says so, nor by who does not own the saga.
@@ -149,8 +186,8 @@ impl World<'_> {
         let proxy = record.vm.0;
         let now = self.now();
         let kept = if self.plan.in_etcd() {
-            self.etcd.expire(now);
-            journal_view::records_in_etcd(&self.etcd, record.header("saga-id"))
+            self.journal.etcd.expire(now);
+            journal_view::records_in_etcd(&self.journal.etcd, record.header("saga-id"))
         } else {
             self.proxies[proxy].process.borrow().records(record.header("saga-id"))
         };
