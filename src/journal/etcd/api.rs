@@ -388,3 +388,88 @@ pub(super) fn read<T: DeserializeOwned>(result: &AttemptResult) -> Answer<T> {
         Err(_) => Answer::Unknown(format!("an answer of {}", answer.code)),
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::facts::ParticipantResponse;
+    use crate::saga::DispatchRefusal;
+    use serde_json::json;
+
+    fn answered(code: u16, body: &str) -> AttemptResult {
+        let body = Some(body.as_bytes().to_vec());
+        AttemptResult::Answered(ParticipantResponse { code, headers: Vec::new(), body })
+    }
+
+    fn came_to(result: &AttemptResult) -> &'static str {
+        match read::<TxnAnswer>(result) {
+            Answer::Done(_) => "done",
+            Answer::Refused(_) => "refused",
+            Answer::Unauthenticated => "unauthenticated",
+            Answer::NotSent => "not sent",
+            Answer::Unknown(_) => "unknown",
+        }
+    }
+
+    #[test]
+    fn only_what_certainly_was_not_done_is_told_from_what_may_have_been() {
+        let error = |code: u32, message: &str| json!({"error": message, "message": message, "code": code}).to_string();
+        let connect = "upstream connect error or disconnect/reset before headers. reset reason: ";
+        let cases = [
+            (answered(200, r#"{"succeeded": true}"#), "done"),
+            (answered(200, r#"{"succeeded": tr"#), "unknown"),
+            (answered(400, &error(3, "etcdserver: duplicate key given in txn request")), "refused"),
+            (answered(400, &error(3, "etcdserver: request is too large")), "refused"),
+            (answered(429, &error(8, "etcdserver: mvcc: database space exceeded")), "refused"),
+            (answered(404, &error(5, "etcdserver: requested lease not found")), "refused"),
+            (answered(403, &error(7, "etcdserver: permission denied")), "refused"),
+            (answered(401, &error(16, "etcdserver: invalid auth token")), "unauthenticated"),
+            (answered(400, &error(3, "etcdserver: user name is empty")), "unauthenticated"),
+            (answered(503, &error(14, "etcdserver: request timed out")), "unknown"),
+            (answered(503, &error(14, "etcdserver: leader changed")), "unknown"),
+            (answered(500, &error(13, "internal")), "unknown"),
+            (answered(503, &format!("{connect}remote connection failure, transport failure reason: x")), "not sent"),
+            (answered(503, "no healthy upstream"), "not sent"),
+            (answered(503, &format!("{connect}connection termination")), "unknown"),
+            (answered(504, "upstream request timeout"), "unknown"),
+            (AttemptResult::NoAnswer, "unknown"),
+            (AttemptResult::NotSent(DispatchRefusal::Unavailable), "not sent"),
+        ];
+        for (result, expected) in cases {
+            assert_eq!(came_to(&result), expected, "{result:?}");
+        }
+    }
+
+    #[test]
+    fn a_transaction_is_said_as_the_gateway_reads_it() {
+        let txn = Txn {
+            compare: vec![Compare::created("a", 0), Compare::unchanged("b", 7)],
+            success: vec![Request::put("a", b"1".to_vec(), Some(5)), Request::delete_under("p/")],
+            failure: vec![Request::get("a"), Request::list("p/", Some("p/k"), Some(2), true)],
+        };
+        let said = serde_json::to_value(Request::Txn(txn)).unwrap();
+        let expected = json!({"request_txn": {
+            "compare": [{"key": "YQ==", "result": "EQUAL", "target": "CREATE", "create_revision": "0"},
+                        {"key": "Yg==", "result": "EQUAL", "target": "MOD", "mod_revision": "7"}],
+            "success": [{"request_put": {"key": "YQ==", "value": "MQ==", "lease": "5"}},
+                        {"request_delete_range": {"key": "cC8=", "range_end": "cDA="}}],
+            "failure": [{"request_range": {"key": "YQ=="}},
+                        {"request_range": {"key": "cC9rAA==", "range_end": "cDA=", "limit": "2", "keys_only": true}}],
+        }});
+        assert_eq!(said, expected);
+    }
+
+    #[test]
+    fn what_is_left_out_of_an_answer_is_zero() {
+        let text = r#"{"header": {"revision": "9"}, "succeeded": true, "responses": [
+            {"response_txn": {"header": {}, "responses": [{"response_range": {"header": {"revision": "9"}}}]}},
+            {"response_put": {}}]}"#;
+        let Answer::Done(answer) = read::<TxnAnswer>(&answered(200, text)) else { panic!("{text}") };
+        let nested = answer.nested(0).unwrap();
+        assert!(!nested.succeeded && nested.found(0).is_empty() && nested.found(1).is_empty());
+        assert!(answer.nested(1).is_none() && answer.nested(2).is_none());
+        assert_eq!(answer.header.revision, Int(9));
+        let gone: Streamed<Lease> = serde_json::from_str(r#"{"result": {"ID": "99"}}"#).unwrap();
+        assert_eq!((gone.result.id, gone.result.ttl), (Int(99), Int(0)));
+    }
+}
