@@ -22,6 +22,10 @@ help: ## Lists the targets
 demo: build ## Books trips on a real Envoy, lets participants refuse and fail, and shows what comes of it
 	@$(FIND_ENVOY) && $(HARNESS) demo
 
+.PHONY: demo-crash
+demo-crash: build ## Kills one of two Envoys in the middle of trips, and shows how the other finishes them
+	@$(FIND_ENVOY) && $(FIND_ETCD) && $(HARNESS) demo-crash
+
 .PHONY: test
 test: build build-planted ## Runs all tests, those on a real Envoy and a real etcd included
 	@$(FIND_ENVOY) && $(FIND_ETCD) && cargo test --workspace --no-fail-fast

@@ -8,11 +8,13 @@
 //! ```
 
 pub mod balance;
+pub mod crash;
 pub mod databases;
 pub mod palette;
 pub mod picture;
 pub mod recording;
 pub mod scenario;
+pub mod timeline;
 pub mod up;
 
 use std::future::Future;

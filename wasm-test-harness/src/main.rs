@@ -26,6 +26,8 @@ enum Command {
     Schema,
     /// Books four trips on a real Envoy and shows each as a picture.
     Demo(harness::demo::Arguments),
+    /// Kills one of two Envoys in the middle of trips, and shows how the other finishes them.
+    DemoCrash(harness::demo::crash::CrashArguments),
     /// Starts Envoy and the participants, and leaves them up.
     Run(harness::demo::RunArguments),
     /// Runs the filter under random faults, in virtual time, and checks what comes of it.
@@ -50,6 +52,7 @@ fn run(command: Command) -> anyhow::Result<()> {
         Command::Draw(arguments) => harness::draw::run(arguments),
         Command::Schema => harness::check::print_schema(),
         Command::Demo(arguments) => harness::demo::run(arguments),
+        Command::DemoCrash(arguments) => harness::demo::crash::run(&arguments),
         Command::Run(arguments) => harness::demo::leave_up(arguments),
         Command::Simulate(arguments) => harness::simulate::run(&arguments),
     }

@@ -10,8 +10,8 @@ use harness::loopback::{self, Client};
 use harness::trip::{BodyMode, Trip, TripRequest};
 
 const ROUNDS: usize = 5;
-const SAGAS: usize = 1_500;
-const AT_A_TIME: usize = 64;
+/// So many sagas in a round, and so many of them at a time.
+const LOADS: [(usize, usize); 2] = [(1_500, 64), (300, 1)];
 
 /// Envoy with something that keeps its sagas.
 enum Running {
@@ -75,12 +75,12 @@ async fn subjects() -> Vec<Subject> {
     subjects
 }
 
-async fn round(running: &Running, at_a_time: usize) -> Round {
+async fn round(running: &Running, (sagas, at_a_time): (usize, usize)) -> Round {
     let url = running.url();
     let client = Client::http1().timeout(Duration::from_secs(60));
     let cpu = cpu_us(running.envoy().pid());
     let started = Instant::now();
-    let booked = futures::stream::iter(0..SAGAS).map(|number| {
+    let booked = futures::stream::iter(0..sagas).map(|number| {
         let (client, url) = (&client, &url);
         async move {
             let request = TripRequest::of(format!("guest-{number}"));
@@ -94,9 +94,9 @@ async fn round(running: &Running, at_a_time: usize) -> Round {
     times.sort_unstable();
     let took = started.elapsed().as_secs_f64();
     Round {
-        per_second: SAGAS as f64 / took,
-        cpu_us: (cpu_us(running.envoy().pid()) - cpu) / SAGAS as f64,
-        median_ms: times[SAGAS / 2].as_secs_f64() * 1e3,
+        per_second: sagas as f64 / took,
+        cpu_us: (cpu_us(running.envoy().pid()) - cpu) / sagas as f64,
+        median_ms: times[sagas / 2].as_secs_f64() * 1e3,
     }
 }
 
@@ -117,18 +117,19 @@ fn median(mut values: Vec<f64>) -> f64 {
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 #[ignore = "takes minutes, and says something only on a machine that does nothing else: make cost"]
 async fn what_a_saga_costs_by_where_it_is_kept() {
-    for at_a_time in [AT_A_TIME, 1] {
+    for load in LOADS {
         let mut subjects = subjects().await;
         for number in 0..=ROUNDS {
             for subject in &mut subjects {
-                let round = round(&subject.running, at_a_time).await;
+                let round = round(&subject.running, load).await;
                 // The first is for warming up.
                 if number > 0 {
                     subject.rounds.push(round);
                 }
             }
         }
-        println!("\n{SAGAS} sagas of two steps, {at_a_time} at a time; medians of {ROUNDS} rounds, taken in turn");
+        let (sagas, at_a_time) = load;
+        println!("\n{sagas} sagas of two steps, {at_a_time} at a time; medians of {ROUNDS} rounds, taken in turn");
         println!("{:<28} {:>10} {:>16} {:>14}", "sagas kept in", "sagas/s", "Envoy us/saga", "median ms");
         for subject in &subjects {
             let of = |value: fn(&Round) -> f64| median(subject.rounds.iter().map(value).collect());

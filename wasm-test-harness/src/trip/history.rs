@@ -57,6 +57,11 @@ impl History {
         self.seen.iter().filter(of_kind).map(|seen| &seen.attempt).collect()
     }
 
+    /// Every request that the participants got.
+    pub fn seen(&self) -> &[Seen] {
+        &self.seen
+    }
+
     /// The participants with a booking that stands.
     pub fn held(&self) -> BTreeSet<&'static str> {
         let stands = |bookings: &[Booking]| bookings.iter().any(|booking| booking.state == BookingState::Booked);
