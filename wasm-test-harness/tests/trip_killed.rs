@@ -35,7 +35,7 @@ async fn after_every_kill_of_an_envoy_the_other_finishes_its_sagas() {
         crowd.check(&fleet, &[heir], &first).await;
         let taken_over = fleet.counter(heir, "sagas_taken_over").await.unwrap() - before;
         println!(
-            "kill {:2} of {}: {unanswered:2} unanswered, {taken_over:2} taken over, all told after {:.1} s",
+            "kill {:2} of {}: {unanswered:2} unanswered, {taken_over:2} taken over, all told and checked after {:.1} s",
             round + 1,
             kills(),
             killed.elapsed().as_secs_f64()
