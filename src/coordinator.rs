@@ -349,7 +349,10 @@ impl<J: Journal> Coordinator<J> {
             Acknowledgement::Written => return Some(Event::Written { sequence }),
             Acknowledgement::Pending => {}
             Acknowledgement::Lost => self.goes_on_elsewhere(host, key),
-            Acknowledgement::Refused => self.refused_by_journal(host, key),
+            Acknowledgement::Refused => {
+                self.refused_by_journal(host, key, &Problem::overload("the journal cannot take another saga now"));
+            }
+            Acknowledgement::TooLarge => self.refused_by_journal(host, key, &too_large_for_the_journal()),
             Acknowledgement::KeyTaken => self.was_begun_elsewhere(host, key),
         }
         None
@@ -423,6 +426,11 @@ impl<J: Journal> Coordinator<J> {
 pub fn too_large(limit: usize) -> Reply {
     let detail = format!("a request that begins a saga may have a body of at most {limit} bytes");
     Problem::new(413, "body-too-large", "The body is too large", detail).into_reply()
+}
+
+fn too_large_for_the_journal() -> Reply {
+    let detail = "the journal takes nothing as large as what this request begins".to_owned();
+    Problem::new(413, "saga-too-large", "The saga is too large", detail).into_reply()
 }
 
 fn not_usable(detail: String) -> Reply {

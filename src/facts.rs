@@ -87,9 +87,22 @@ fn headers(lines: &[(String, Vec<u8>)]) -> Map<String, Json> {
     headers
 }
 
-/// JSON where it parses, else text; an empty body is an empty text.
+/// A body stands some levels deep in what the journal keeps of it, and there the parser reads 127 levels at most.
+const MAX_DEPTH: usize = 100;
+
+/// JSON where it parses, and is not nested more deeply than anybody means it, else text; an empty body is an empty text.
 fn body(bytes: &[u8]) -> Json {
-    serde_json::from_slice(bytes).unwrap_or_else(|_| Json::String(String::from_utf8_lossy(bytes).into_owned()))
+    let json = serde_json::from_slice(bytes).ok().filter(|json| !is_deeper(json, MAX_DEPTH));
+    json.unwrap_or_else(|| Json::String(String::from_utf8_lossy(bytes).into_owned()))
+}
+
+fn is_deeper(json: &Json, levels: usize) -> bool {
+    let deeper = |inner: &Json| is_deeper(inner, levels.saturating_sub(1));
+    match json {
+        Json::Array(values) => levels == 0 || values.iter().any(deeper),
+        Json::Object(members) => levels == 0 || members.values().any(deeper),
+        _ => false,
+    }
 }
 
 fn first_of_each(pairs: impl Iterator<Item = (String, String)>) -> Map<String, Json> {

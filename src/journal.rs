@@ -72,6 +72,8 @@ pub enum Acknowledgement {
     Lost,
     /// The journal has no room, or cannot be reached. Only of a saga's first record: nothing was written.
     Refused,
+    /// The record is larger than the journal takes. Only of a saga's first record: nothing was written.
+    TooLarge,
     /// Another saga has begun under the start key. Only of a saga's first record: nothing was written.
     KeyTaken,
 }

@@ -5,7 +5,7 @@ use std::sync::Arc;
 
 use super::{Coordinator, Counter, Host, Key};
 use crate::journal::{Journal, Orphan};
-use crate::saga::{Millis, Problem, Saga, SagaId};
+use crate::saga::{Millis, Reply, Saga, SagaId};
 
 impl<J: Journal> Coordinator<J> {
     /// Shows others that this VM lives, and resumes the sagas of those that do not.
@@ -63,9 +63,9 @@ impl<J: Journal> Coordinator<J> {
     }
 
     /// The journal does not take the first record: nothing was sent, and there is no saga.
-    pub(super) fn refused_by_journal(&mut self, host: &mut impl Host, key: Key) {
+    pub(super) fn refused_by_journal(&mut self, host: &mut impl Host, key: Key, answer: &Reply) {
         if let Some(client) = self.sagas.get(&key).and_then(|entry| entry.client) {
-            host.reply(client, &Problem::overload("the journal cannot take another saga now"));
+            host.reply(client, answer);
         }
         self.forget(key);
     }

@@ -20,11 +20,12 @@ impl AnyJournal {
     /// Takes the VM's name, which no other VM has or has had, and its configuration, also as it came.
     pub fn new(name: String, configuration: &Configuration, text: Vec<u8>) -> AnyJournal {
         let retained = configuration.limits.retained.clone();
+        let max_sagas = configuration.limits.max_sagas;
         match &configuration.etcd {
             None => AnyJournal::Shared(Box::new(SharedJournal::new(name, text, retained))),
             Some(etcd) => {
                 let definitions = config::definitions_text(&text);
-                AnyJournal::Etcd(Box::new(EtcdJournal::new(name, definitions, etcd.clone(), retained.time)))
+                AnyJournal::Etcd(Box::new(EtcdJournal::new(name, definitions, etcd.clone(), retained.time, max_sagas)))
             }
         }
     }

@@ -24,7 +24,8 @@ use std::collections::{BTreeMap, HashMap};
 
 use sha2::{Digest, Sha256};
 
-use self::api::{AUTHENTICATE, Answer, GRANT, KEEPALIVE, TXN};
+use self::answer::Answer;
+use self::api::{AUTHENTICATE, GRANT, KEEPALIVE, TXN};
 use self::group::{Group, Queue};
 use self::kept::Keys;
 use self::lookout::Lookout;
@@ -40,6 +41,7 @@ use crate::definition::EtcdSettings;
 use crate::planted::{Planted, planted};
 use crate::saga::{AttemptResult, Millis, SagaId};
 
+mod answer;
 mod api;
 mod group;
 mod kept;
@@ -73,6 +75,8 @@ pub struct EtcdJournal {
     looks: Looks,
     /// The sagas that are ours.
     sagas: HashMap<SagaId, Kept>,
+    /// No more are taken over once this many are ours.
+    max_sagas: usize,
     queue: Queue,
     calls: BTreeMap<u64, Call>,
     last_call: u64,
@@ -100,13 +104,14 @@ enum What {
 }
 
 impl EtcdJournal {
-    /// Takes the VM's name, which no other VM has or has had, the text of the definitions under which sagas begin here, and
-    /// for how long a saga that has ended is remembered.
+    /// Takes the VM's name, which no other VM has or has had, the text of the definitions under which sagas begin here, for
+    /// how long a saga that has ended is remembered, and beyond how many no saga is taken over.
     pub fn new(
         name: String,
         definitions: Vec<u8>,
         settings: EtcdSettings,
         retention: std::time::Duration,
+        max_sagas: usize,
     ) -> EtcdJournal {
         let hash = Sha256::digest(&definitions).iter().map(|byte| format!("{byte:02x}")).collect();
         let keys = Keys::under(&settings.prefix);
@@ -121,6 +126,7 @@ impl EtcdJournal {
             takeovers: Takeovers::default(),
             looks: Looks::default(),
             sagas: HashMap::new(),
+            max_sagas,
             queue: Queue::default(),
             calls: BTreeMap::new(),
             last_call: 0,
@@ -170,23 +176,23 @@ impl EtcdJournal {
         let stale = call.incarnation != self.session.incarnation();
         let outcome = match call.what {
             What::Grant | What::Register | What::KeepAlive if stale => Outcome::Fine,
-            What::Authenticate => match self.token.given(api::read(result), now) {
+            What::Authenticate => match self.token.given(answer::read(result), now) {
                 true => Outcome::Fine,
                 false => Outcome::CannotBegin,
             },
-            What::Grant => self.session.granted(api::read(result), sent_at, now),
-            What::Register => self.session.was_registered(api::read(result), now),
-            What::KeepAlive => self.session.kept_alive(api::read(result), sent_at, now),
+            What::Grant => self.session.granted(answer::read(result), sent_at, now),
+            What::Register => self.session.was_registered(answer::read(result), now),
+            What::KeepAlive => self.session.kept_alive(answer::read(result), sent_at, now),
             What::GrantRetention => {
-                self.retention.granted(api::read(result), sent_at, now);
+                self.retention.granted(answer::read(result), sent_at, now);
                 Outcome::Fine
             }
             What::Page => {
-                self.page_read(api::read(result));
+                self.page_read(answer::read(result));
                 Outcome::Fine
             }
             What::Group(group) => {
-                self.group_ended(group, api::read(result), now);
+                self.group_ended(group, answer::read(result), now);
                 Outcome::Fine
             }
         };
@@ -245,8 +251,8 @@ impl Journal for EtcdJournal {
         Found::Nothing
     }
 
-    fn look(&mut self, _store: &impl SharedData, start: &StartKey, _now: Millis) -> Found {
-        self.look_for(start)
+    fn look(&mut self, _store: &impl SharedData, start: &StartKey, now: Millis) -> Found {
+        self.look_for(start, now)
     }
 
     fn owns(&mut self, _store: &mut impl SharedData, saga: &str, now: Millis) -> Ownership {
@@ -264,6 +270,7 @@ impl Journal for EtcdJournal {
     fn tick(&mut self, store: &mut impl SharedData, now: Millis) -> News {
         if self.settings.takes_over && self.lookout.is_due(store, now) {
             self.scan.begin();
+            self.forget_definitions();
         }
         self.end_probations(now);
         self.looks.forget_past(now);
@@ -272,27 +279,36 @@ impl Journal for EtcdJournal {
 
     fn next_due(&self) -> Millis {
         let lookout = if self.settings.takes_over { self.lookout.next_due() } else { Millis::MAX };
+        let idle = lookout.min(self.takeovers.next_due());
+        if self.token.is_missing() {
+            // Nothing else can be asked meanwhile.
+            return idle.min(self.token.next_due());
+        }
         let session = self.session.next_due(self.queue.wants_session);
-        let calls = [self.token.next_due(), session, self.retention.next_due(), self.queue.due];
-        calls.into_iter().min().unwrap_or(Millis::MAX).min(lookout).min(self.takeovers.next_due())
+        idle.min(session).min(self.retention.next_due()).min(self.queue.due)
     }
 
     fn next_call(&mut self, now: Millis) -> Option<JournalCall> {
         let (what, path, body) = self.next_ask(now)?;
         self.last_call = self.last_call.wrapping_add(1);
         let incarnation = self.session.incarnation();
+        let timeout = match what {
+            // A lost one must leave time for others before the lease ends.
+            What::Grant | What::Register | What::KeepAlive => self.settings.timeout.min(self.settings.lease / 4),
+            _ => self.settings.timeout,
+        };
         self.calls.insert(self.last_call, Call { sent_at: now, incarnation, what });
         Some(JournalCall {
             number: self.last_call,
             cluster: self.settings.cluster.clone(),
             headers: self.headers(path),
             body,
-            timeout_ms: u32::try_from(self.settings.timeout.as_millis()).unwrap_or(u32::MAX).max(1),
+            timeout_ms: u32::try_from(timeout.as_millis()).unwrap_or(u32::MAX).max(1),
         })
     }
 
     fn call_ended(&mut self, number: u64, result: &AttemptResult, now: Millis) -> News {
-        if matches!(api::read::<serde::de::IgnoredAny>(result), Answer::Unauthenticated) {
+        if matches!(answer::read::<serde::de::IgnoredAny>(result), Answer::Unauthenticated) {
             self.token.forget();
         }
         if let Some(call) = self.calls.remove(&number) {

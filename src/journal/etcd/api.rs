@@ -4,10 +4,8 @@
 
 use base64::Engine;
 use base64::engine::general_purpose::STANDARD;
-use serde::de::{DeserializeOwned, Error, Visitor};
+use serde::de::{Error, Visitor};
 use serde::{Deserialize, Deserializer, Serialize, Serializer};
-
-use crate::saga::AttemptResult;
 
 /// Of a transaction.
 pub(super) const TXN: &str = "/v3/kv/txn";
@@ -305,140 +303,10 @@ impl TxnAnswer {
     }
 }
 
-/// What came of a call to etcd.
-#[derive(Clone, Debug, PartialEq)]
-pub(super) enum Answer<T> {
-    /// It has answered.
-    Done(T),
-    /// Nothing was done, and the same call would be refused again.
-    Refused(Refusal),
-    /// Nothing was done: the token is not, or no longer, one.
-    Unauthenticated,
-    /// Nothing was sent.
-    NotSent,
-    /// It may have been done.
-    Unknown(String),
-}
-
-/// Why etcd did not do something.
-#[derive(Clone, Debug, Default, PartialEq, Eq, Deserialize)]
-#[serde(default)]
-pub(super) struct Refusal {
-    /// Of gRPC.
-    code: u32,
-    message: String,
-}
-
-impl Refusal {
-    /// A lease that the call names is gone.
-    pub(super) fn is_of_lease(&self) -> bool {
-        self.code == NOT_FOUND && self.message.contains("lease not found")
-    }
-
-    fn is_of_token(&self) -> bool {
-        let texts = ["invalid auth token", "user name is empty", "auth store is old"];
-        self.code == UNAUTHENTICATED || texts.iter().any(|text| self.message.contains(text))
-    }
-}
-
-impl std::fmt::Display for Refusal {
-    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        write!(f, "{} (gRPC status {})", self.message, self.code)
-    }
-}
-
-const NOT_FOUND: u32 = 5;
-const UNAUTHENTICATED: u32 = 16;
-/// gRPC: invalid argument, not found, already exists, permission denied, resource exhausted (the request or the database
-/// is too large), failed precondition, out of range, unimplemented, unauthenticated. With any other something may have
-/// been done: a leader that steps down tells neither.
-const DEFINITE: &[u32] = &[3, NOT_FOUND, 6, 7, 8, 9, 11, 12, UNAUTHENTICATED];
-
-/// How Envoy's own answer begins where it has no connection to send anything on, and why.
-const NO_CONNECTION: &[&str] = &[
-    "no healthy upstream",
-    "upstream connect error or disconnect/reset before headers. reset reason: remote connection failure",
-    "upstream connect error or disconnect/reset before headers. reset reason: local connection failure",
-    "upstream connect error or disconnect/reset before headers. reset reason: connection timeout",
-    "upstream connect error or disconnect/reset before headers. reset reason: overflow",
-];
-
-/// Reads what came of a call.
-pub(super) fn read<T: DeserializeOwned>(result: &AttemptResult) -> Answer<T> {
-    let answer = match result {
-        AttemptResult::NotSent(_) => return Answer::NotSent,
-        AttemptResult::NoAnswer => return Answer::Unknown("no answer, or one that was cut short".to_owned()),
-        AttemptResult::Answered(answer) => answer,
-    };
-    let body = answer.body.as_deref().unwrap_or_default();
-    if answer.code == 200 {
-        // A stream's answer ends with a line break.
-        return match serde_json::from_slice(body) {
-            Ok(answer) => Answer::Done(answer),
-            Err(error) => Answer::Unknown(format!("an answer that cannot be read: {error}")),
-        };
-    }
-    match serde_json::from_slice::<Refusal>(body) {
-        Ok(refusal) if refusal.is_of_token() => Answer::Unauthenticated,
-        Ok(refusal) if DEFINITE.contains(&refusal.code) => Answer::Refused(refusal),
-        Ok(refusal) => Answer::Unknown(refusal.to_string()),
-        Err(_) if answer.code == 503 && NO_CONNECTION.iter().any(|text| body.starts_with(text.as_bytes())) => {
-            Answer::NotSent
-        }
-        Err(_) => Answer::Unknown(format!("an answer of {}", answer.code)),
-    }
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::facts::ParticipantResponse;
-    use crate::saga::DispatchRefusal;
     use serde_json::json;
-
-    fn answered(code: u16, body: &str) -> AttemptResult {
-        let body = Some(body.as_bytes().to_vec());
-        AttemptResult::Answered(ParticipantResponse { code, headers: Vec::new(), body })
-    }
-
-    fn came_to(result: &AttemptResult) -> &'static str {
-        match read::<TxnAnswer>(result) {
-            Answer::Done(_) => "done",
-            Answer::Refused(_) => "refused",
-            Answer::Unauthenticated => "unauthenticated",
-            Answer::NotSent => "not sent",
-            Answer::Unknown(_) => "unknown",
-        }
-    }
-
-    #[test]
-    fn only_what_certainly_was_not_done_is_told_from_what_may_have_been() {
-        let error = |code: u32, message: &str| json!({"error": message, "message": message, "code": code}).to_string();
-        let connect = "upstream connect error or disconnect/reset before headers. reset reason: ";
-        let cases = [
-            (answered(200, r#"{"succeeded": true}"#), "done"),
-            (answered(200, r#"{"succeeded": tr"#), "unknown"),
-            (answered(400, &error(3, "etcdserver: duplicate key given in txn request")), "refused"),
-            (answered(400, &error(3, "etcdserver: request is too large")), "refused"),
-            (answered(429, &error(8, "etcdserver: mvcc: database space exceeded")), "refused"),
-            (answered(404, &error(5, "etcdserver: requested lease not found")), "refused"),
-            (answered(403, &error(7, "etcdserver: permission denied")), "refused"),
-            (answered(401, &error(16, "etcdserver: invalid auth token")), "unauthenticated"),
-            (answered(400, &error(3, "etcdserver: user name is empty")), "unauthenticated"),
-            (answered(503, &error(14, "etcdserver: request timed out")), "unknown"),
-            (answered(503, &error(14, "etcdserver: leader changed")), "unknown"),
-            (answered(500, &error(13, "internal")), "unknown"),
-            (answered(503, &format!("{connect}remote connection failure, transport failure reason: x")), "not sent"),
-            (answered(503, "no healthy upstream"), "not sent"),
-            (answered(503, &format!("{connect}connection termination")), "unknown"),
-            (answered(504, "upstream request timeout"), "unknown"),
-            (AttemptResult::NoAnswer, "unknown"),
-            (AttemptResult::NotSent(DispatchRefusal::Unavailable), "not sent"),
-        ];
-        for (result, expected) in cases {
-            assert_eq!(came_to(&result), expected, "{result:?}");
-        }
-    }
 
     #[test]
     fn a_transaction_is_said_as_the_gateway_reads_it() {
@@ -464,7 +332,7 @@ mod tests {
         let text = r#"{"header": {"revision": "9"}, "succeeded": true, "responses": [
             {"response_txn": {"header": {}, "responses": [{"response_range": {"header": {"revision": "9"}}}]}},
             {"response_put": {}}]}"#;
-        let Answer::Done(answer) = read::<TxnAnswer>(&answered(200, text)) else { panic!("{text}") };
+        let answer: TxnAnswer = serde_json::from_str(text).unwrap();
         let nested = answer.nested(0).unwrap();
         assert!(!nested.succeeded && nested.found(0).is_empty() && nested.found(1).is_empty());
         assert!(answer.nested(1).is_none() && answer.nested(2).is_none());

@@ -1,19 +1,22 @@
 //! Group commit: what is due together goes out as one transaction, each with a nested one of its own.
 //!
 //! One whose comparison fails leaves the others. One that etcd refuses as such (too large, a lease that is gone) takes the
-//! whole with it: halves of it are tried then, down to each for itself.
+//! whole with it: halves of it are tried then, down to each for itself. Takeovers, whose answers are large, go in small
+//! numbers.
 //!
 //! An etcd whose database is as large as its quota refuses what takes room, but does not look into nested transactions
-//! (3.4: `costTxn`). So with a begin goes a small write that is not nested: no saga begins where there is no room. What is
-//! under way may end, which makes some.
+//! (`costTxn`). So with a begin goes a small write that is not nested: no saga begins where there is no room. What is
+//! under way may end, which makes some. It looks again once it has done something, and says the same if the database has
+//! become full in between. So a begin that is refused for want of room is looked for before its client is told.
 
 use std::collections::{BTreeSet, VecDeque};
 
-use super::api::{Answer, Request, Txn, TxnAnswer};
+use super::answer::Answer;
+use super::api::{Request, Txn, TxnAnswer};
 use super::session::failure;
 use super::takeover::Candidate;
 use super::{EtcdJournal, back_off_ms};
-use crate::journal::StartKey;
+use crate::journal::{Acknowledgement, StartKey};
 use crate::planted::{Planted, planted};
 use crate::saga::{Millis, SagaId};
 
@@ -21,6 +24,10 @@ use crate::saga::{Millis, SagaId};
 const MAX_NESTED: usize = 120;
 /// Well below the 1.5 MiB that etcd takes as one request. A larger one goes alone.
 const MAX_BYTES: usize = 768 << 10;
+/// A member of etcd that has just gone takes its share of the calls until Envoy knows: another may take the next.
+const NOT_SENT_BEFORE_REFUSED: u32 = 3;
+/// A takeover's answer holds all records of its saga, each as large as etcd takes.
+const MAX_TAKES: usize = 8;
 /// While one is under way the next one gathers; a second lets nobody wait for an answer that is lost.
 const MAX_UNDER_WAY: usize = 2;
 
@@ -79,6 +86,13 @@ impl Default for Queue {
     }
 }
 
+/// What is to be done with a saga's first record.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Begin {
+    Written,
+    LookedFor,
+}
+
 /// A transaction under way.
 #[derive(Debug)]
 pub(super) struct Group(Vec<Queued>);
@@ -107,13 +121,20 @@ impl EtcdJournal {
         let mut wishes = std::mem::take(&mut self.queue.wishes);
         let mut left = VecDeque::new();
         let (mut group, mut success): (Vec<Queued>, Vec<Request>) = (Vec::new(), Vec::new());
-        let (mut share, mut bytes, mut starts, mut begins) = (MAX_NESTED, 0_usize, BTreeSet::new(), false);
+        let (mut share, mut bytes, mut starts, mut takes) = (MAX_NESTED, 0_usize, BTreeSet::new(), 0_usize);
+        let mut begins = None;
         while let Some(queued) = wishes.pop_front() {
             if group.len() >= share || bytes >= MAX_BYTES {
                 left.push_back(queued);
                 break;
             }
             if queued.not_before > now || (group.len() >= queued.share) {
+                left.push_back(queued);
+                continue;
+            }
+            let begin = self.begins(&queued.wish);
+            let is_take = matches!(queued.wish, Wish::Take(_));
+            if (is_take && takes >= MAX_TAKES) || (begin.is_some() && begins.is_some() && begin != begins) {
                 left.push_back(queued);
                 continue;
             }
@@ -127,14 +148,19 @@ impl EtcdJournal {
             };
             let size = super::json(&txn).len();
             let fits = group.is_empty() || bytes.saturating_add(size) <= MAX_BYTES;
-            if !fits || start.as_ref().is_some_and(|start| starts.contains(start)) {
+            if !fits {
+                left.push_back(queued);
+                break;
+            }
+            if start.as_ref().is_some_and(|start| starts.contains(start)) {
                 left.push_back(queued);
                 continue;
             }
             starts.extend(start);
             bytes = bytes.saturating_add(size);
             share = share.min(queued.share);
-            begins |= matches!(&queued.wish, Wish::Write(saga) if self.is_to_begin(saga));
+            takes = takes.saturating_add(usize::from(is_take));
+            begins = begins.or(begin);
             success.push(Request::Txn(txn));
             self.is_sent(&queued.wish, true);
             group.push(Queued { incarnation: self.session.incarnation(), ..queued });
@@ -148,11 +174,19 @@ impl EtcdJournal {
         if group.is_empty() {
             return None;
         }
-        if begins {
+        if begins == Some(Begin::Written) {
             success.push(Request::put(&self.keys.room(), Vec::new(), None));
         }
         self.queue.under_way = self.queue.under_way.saturating_add(1);
         Some((Group(group), Txn { success, ..Txn::default() }))
+    }
+
+    /// One that is written is refused where there is no room, one that is looked for must not be: they do not go together.
+    fn begins(&self, wish: &Wish) -> Option<Begin> {
+        match wish {
+            Wish::Write(saga) => self.begin_of(saga),
+            _ => None,
+        }
     }
 
     fn is_stale(&self, queued: &Queued) -> bool {
@@ -202,24 +236,52 @@ impl EtcdJournal {
                 if refusal.is_of_lease() {
                     self.retention.forget();
                 }
+                let why = if refusal.is_of_size() { Acknowledgement::TooLarge } else { Acknowledgement::Refused };
                 for queued in group {
-                    if self.is_stale(&queued) || !self.refuse(&queued.wish) {
-                        log::warn!("etcd refuses {}: {refusal}; it is tried again", queued.wish);
-                        self.again(queued, false, now);
+                    if !self.is_stale(&queued) && self.refuse(&queued.wish, why) {
+                        continue;
                     }
+                    if refusal.is_of_size() && self.is_stuck(&queued.wish) {
+                        log::error!("etcd does not take what it is asked {}: {refusal}; it waits", queued.wish);
+                    } else {
+                        log::warn!("etcd refuses {}: {refusal}; it is tried again", queued.wish);
+                    }
+                    self.again(queued, false, now);
                 }
             }
+            Answer::NoSpace => self.found_no_space(group, now),
             Answer::Unauthenticated => group.into_iter().for_each(|queued| self.again(queued, false, now)),
             Answer::NotSent => {
                 for queued in group {
-                    if self.is_stale(&queued) || !self.refuse(&queued.wish) {
+                    let once_more = queued.failures < NOT_SENT_BEFORE_REFUSED || self.is_stale(&queued);
+                    if once_more || !self.refuse(&queued.wish, Acknowledgement::Refused) {
                         self.again(queued, false, now);
                     }
                 }
             }
             Answer::Unknown(_) => {
                 log::warn!("whether etcd has done {} writes is not known: {}", group.len(), failure(&answer));
-                group.into_iter().for_each(|queued| self.again(queued, true, now));
+                let half = (group.len() / 2).max(1);
+                for queued in group {
+                    // Perhaps their answer is too large.
+                    let is_take = matches!(queued.wish, Wish::Take(_));
+                    let share = if is_take { queued.share.min(half) } else { queued.share };
+                    self.again(Queued { share, ..queued }, true, now);
+                }
+            }
+        }
+    }
+
+    /// For the sake of the begins in it, perhaps after all was done. What begins is looked for at once; the others go
+    /// without it.
+    fn found_no_space(&mut self, group: Vec<Queued>, now: Millis) {
+        log::warn!("etcd has no room for {} writes", group.len());
+        for queued in group {
+            match &queued.wish {
+                Wish::Write(saga) if !self.is_stale(&queued) && self.look_for_begin(saga) => {
+                    self.queue.wishes.push_back(queued);
+                }
+                _ => self.again(queued, true, now),
             }
         }
     }

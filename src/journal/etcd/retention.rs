@@ -1,11 +1,16 @@
 //! Leases on which that is kept which is to be forgotten after a while: a new one each minute.
+//!
+//! A full etcd grants none. What ends makes room, so it does not wait for one: the last lease goes on serving.
 
-use super::api::{Answer, Grant, Int, Lease};
+use super::answer::Answer;
+use super::api::{Grant, Int, Lease};
 use super::back_off_ms;
 use super::session::failure;
 use crate::saga::Millis;
 
 const MINUTE_MS: Millis = 60_000;
+/// A lease is followed by the next before it is that old.
+const NEXT_AFTER_MS: Millis = 45_000;
 
 /// See the module's text.
 #[derive(Debug)]
@@ -25,11 +30,21 @@ impl Retention {
         Retention { time_ms, lease: None, wanted: false, under_way: false, next_at: 0, failures: 0 }
     }
 
+    /// There will be something to keep.
+    pub(super) fn will_be_needed(&mut self, now: Millis) {
+        self.wanted |= self.asked_within(NEXT_AFTER_MS, now).is_none();
+    }
+
     /// A lease to keep something on from now on. None: it has to wait for one.
     pub(super) fn lease(&mut self, now: Millis) -> Option<i64> {
-        let fresh = self.lease.filter(|(_, asked_at)| now < asked_at.saturating_add(MINUTE_MS));
-        self.wanted |= fresh.is_none();
-        fresh.map(|(lease, _)| lease)
+        self.will_be_needed(now);
+        // With none to be had, half of the time is better than no end.
+        let old = || self.asked_within(MINUTE_MS.saturating_add(self.time_ms / 2), now).filter(|_| self.failures > 0);
+        self.asked_within(MINUTE_MS, now).or_else(old)
+    }
+
+    fn asked_within(&self, time_ms: Millis, now: Millis) -> Option<i64> {
+        self.lease.filter(|(_, asked_at)| now < asked_at.saturating_add(time_ms)).map(|(lease, _)| lease)
     }
 
     pub(super) fn next_due(&self) -> Millis {

@@ -3,7 +3,8 @@
 use std::collections::{BTreeMap, BTreeSet};
 
 use super::EtcdJournal;
-use super::api::{Answer, Compare, KeyValue, Request, Txn, TxnAnswer};
+use super::answer::Answer;
+use super::api::{Compare, KeyValue, Request, Txn, TxnAnswer};
 use super::group::{Readiness, Wish};
 use super::kept::{Head, Keys, VmRow, last_part};
 use super::session::failure;
@@ -67,7 +68,7 @@ impl EtcdJournal {
         };
         let (vms, sagas) = (answer.found(0), answer.found(1));
         if page.after.is_none() {
-            let revision = |found: &KeyValue| Some((name(found)?, found.mod_revision.0));
+            let revision = |found: &KeyValue| Some((name(found).filter(|name| is_hash(name))?, found.mod_revision.0));
             page.unreferenced = Some(answer.found(2).iter().filter_map(revision).collect());
         }
         let living: BTreeSet<String> = vms.iter().filter_map(name).collect();
@@ -118,6 +119,13 @@ impl EtcdJournal {
         }
     }
 
+    /// A saga that this VM cannot resume is told once.
+    pub(super) fn leave_to_others(&mut self, key: &str, why: &str) {
+        if self.scan.reported.len() < MAX_REPORTED && self.scan.reported.insert(key.to_owned()) {
+            log::error!("{key} has no owner, and cannot be resumed here: {why}; it waits for a module that can");
+        }
+    }
+
     pub(super) fn forget_txn(&self, hash: &str, revision: i64) -> Readiness {
         let key = self.keys.definitions(hash);
         let txn = Txn {
@@ -139,6 +147,11 @@ impl Page {
             _ => self.unreferenced = None,
         }
     }
+}
+
+/// What stands under `definitions/` otherwise is a stranger's.
+fn is_hash(name: &str) -> bool {
+    name.len() == 64 && name.bytes().all(|byte| byte.is_ascii_hexdigit())
 }
 
 fn name(found: &KeyValue) -> Option<String> {

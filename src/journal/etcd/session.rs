@@ -6,7 +6,8 @@
 //!    +------- under another name: the lease is gone --------+
 //! ```
 
-use super::api::{Answer, Compare, Grant, Int, KeepAlive, Lease, Request, Streamed, Txn, TxnAnswer};
+use super::answer::Answer;
+use super::api::{Compare, Grant, Int, KeepAlive, Lease, Request, Streamed, Txn, TxnAnswer};
 use super::back_off_ms;
 use super::kept::{Keys, VmRow, encode};
 use crate::planted::{Planted, planted};
@@ -155,7 +156,8 @@ impl Session {
 
     pub(super) fn was_registered(&mut self, answer: Answer<TxnAnswer>, now: Millis) -> Outcome {
         let State::Granted { lease } = self.state else { return Outcome::Fine };
-        let soon = now.saturating_add(self.ttl_ms / 3);
+        // The lease has lived since it was granted, however long this call took.
+        let soon = self.alive_from.saturating_add(self.ttl_ms / 3);
         match &answer {
             Answer::Done(done) if done.succeeded => {
                 self.go_on(State::In { lease, registered: done.header.revision.0 }, soon)
@@ -202,6 +204,11 @@ impl Session {
     }
 
     fn failed<T>(&mut self, what: &str, answer: &Answer<T>, now: Millis) -> Outcome {
+        if matches!(answer, Answer::Unauthenticated) {
+            // A token ends with its time, or with etcd's restart. The next one is asked for before this is tried again.
+            self.under_way = false;
+            return Outcome::Fine;
+        }
         log::warn!("etcd does not give this VM {what}: {}", failure(answer));
         self.back_off(now);
         Outcome::CannotBegin
@@ -220,6 +227,7 @@ pub(super) fn failure<T>(answer: &Answer<T>) -> String {
         Answer::Done(_) => "it gives what makes no sense".to_owned(),
         Answer::Refused(refusal) => refusal.to_string(),
         Answer::Unauthenticated => "the token is not valid any more".to_owned(),
+        Answer::NoSpace => "its database is as large as its quota".to_owned(),
         Answer::NotSent => "it cannot be reached".to_owned(),
         Answer::Unknown(why) => why.clone(),
     }

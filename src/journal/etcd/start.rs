@@ -12,6 +12,8 @@ use crate::saga::Millis;
 
 /// Who has asked comes back for the answer before this.
 const KEPT_MS: Millis = 5_000;
+/// etcd is asked about a saga under way so often at most, however many wait for it.
+const AGAIN_MS: Millis = 100;
 
 /// What was looked for, by start key and request.
 #[derive(Debug, Default)]
@@ -24,27 +26,43 @@ pub(super) struct Looks {
 struct Look {
     /// A saga that was not at its end when it was looked at last.
     open: Option<StartRow>,
-    found: Option<(Found, Millis)>,
+    found: Option<Answered>,
+}
+
+#[derive(Debug)]
+struct Answered {
+    found: Found,
+    at: Millis,
+    /// All who ask in the same moment get the same.
+    told_at: Option<Millis>,
 }
 
 impl Looks {
     /// Nobody has come for these answers.
     pub(super) fn forget_past(&mut self, now: Millis) {
-        self.looks.retain(|_, look| look.found.as_ref().is_none_or(|(_, at)| now < at.saturating_add(KEPT_MS)));
+        self.looks.retain(|_, look| look.found.as_ref().is_none_or(|found| now < found.at.saturating_add(KEPT_MS)));
     }
 }
 
 impl EtcdJournal {
-    pub(super) fn look_for(&mut self, start: &StartKey) -> Found {
-        let name = name(start);
-        let Some(look) = self.looks.looks.get(&name) else {
-            self.looks.looks.insert(name, Look { open: None, found: None });
+    pub(super) fn look_for(&mut self, start: &StartKey, now: Millis) -> Found {
+        let mut is_new = false;
+        let look = self.looks.looks.entry(name(start)).or_insert_with(|| {
+            is_new = true;
+            Look { open: None, found: None }
+        });
+        if let Some(answered) = &mut look.found {
+            let is_open = matches!(answered.found, Found::UnderWay { .. });
+            let told_before = answered.told_at.is_some_and(|told_at| told_at != now);
+            if !told_before || (is_open && now < answered.at.saturating_add(AGAIN_MS)) {
+                answered.told_at = Some(now);
+                return answered.found.clone();
+            }
+        }
+        if look.found.take().is_some() || is_new {
             self.wish(Wish::Look(start.clone()));
-            return Found::Asked;
-        };
-        let Some((found, _)) = look.found.clone() else { return Found::Asked };
-        self.looks.looks.remove(&name);
-        found
+        }
+        Found::Asked
     }
 
     /// The row of the start key; the second time also the head of the saga that it names.
@@ -66,20 +84,21 @@ impl EtcdJournal {
             }
         });
         let head: Option<Head> = answer.found(1).first().and_then(|head| replay::parse(&head.value.0).ok());
-        look.found = match row {
-            None => Some((Found::Nothing, now)),
+        let found = match row {
+            None => Some(Found::Nothing),
             Some(row) if row.request != start.request && !planted(Planted::RequestUnderKeyNotCompared) => {
-                Some((Found::OtherRequest, now))
+                Some(Found::OtherRequest)
             }
-            Some(StartRow { reply: Some(reply), .. }) => Some((Found::Ended(reply), now)),
-            Some(row) => match (head, look.open.replace(row.clone())) {
-                (Some(head), _) => Some((Found::UnderWay { saga: row.saga, state: head.state }, now)),
+            Some(StartRow { reply: Some(reply), .. }) => Some(Found::Ended(reply)),
+            Some(row) => match (head, look.open.replace(row.clone()).filter(|before| before.saga == row.saga)) {
+                (Some(head), Some(_)) => Some(Found::UnderWay { saga: row.saga, state: head.state }),
                 // Both were looked at, and the saga is not there: somebody has removed it.
-                (None, Some(before)) if before.saga == row.saga => Some((Found::Nothing, now)),
+                (None, Some(_)) => Some(Found::Nothing),
                 // Now it is known which saga to look at.
-                (None, _) => None,
+                (_, None) => None,
             },
         };
+        look.found = found.map(|found| Answered { found, at: now, told_at: None });
         if look.found.is_none() {
             self.wish(Wish::Look(start.clone()));
         }

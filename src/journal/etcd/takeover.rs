@@ -3,6 +3,8 @@
 //! A saga may be what its owners die of. Whoever takes one over puts it on probation, until it has outlived its resuming
 //! by some seconds. One that is found on probation is a suspect: of those a VM resumes one at a time, and after three
 //! such owners in a row it is set aside. That takes no clock but the VM's own.
+//!
+//! A saga whose definitions this VM cannot read, as those of a newer module, stays without owner, for one that can.
 
 use std::collections::{BTreeMap, BTreeSet, VecDeque};
 use std::sync::Arc;
@@ -21,6 +23,8 @@ use crate::saga::{Millis, SagaId};
 const PROBATION_MS: Millis = 5_000;
 /// So many owners in a row that died on probation are enough.
 const MAX_SUSPICION: u32 = 3;
+/// Taken over at a time. The others are looked for again once these are done.
+const MAX_TAKING: usize = 128;
 
 /// A saga without owner, as it was found.
 #[derive(Clone, Debug)]
@@ -44,6 +48,10 @@ pub(super) struct Takeovers {
     probations: VecDeque<(Millis, SagaId)>,
     /// By hash; none: they are being read.
     definitions: BTreeMap<String, Option<Definitions>>,
+    /// More were found than are taken over at a time.
+    more: bool,
+    /// So were suspects whose turn has not come.
+    more_suspects: bool,
 }
 
 impl Takeovers {
@@ -60,13 +68,37 @@ impl Takeovers {
 }
 
 impl EtcdJournal {
-    /// Takes a saga over, unless that is under way.
+    /// Takes a saga over, unless that is under way, or more is than can be.
     pub(super) fn take_over(&mut self, candidate: Candidate) {
-        if self.sagas.contains_key(&candidate.saga) || !self.takeovers.taking.insert(candidate.saga.clone()) {
+        let taking = self.takeovers.taking.len();
+        if self.sagas.contains_key(&candidate.saga) || self.takeovers.taking.contains(&candidate.saga) {
             return;
+        }
+        if self.sagas.len().saturating_add(taking) >= self.max_sagas {
+            return; // Another VM may have room, or this one later.
+        }
+        if taking >= MAX_TAKING {
+            self.takeovers.more = true;
+            return;
+        }
+        if candidate.head.on_probation && self.has_suspect() {
+            self.takeovers.more_suspects = true;
+            return;
+        }
+        self.takeovers.taking.insert(candidate.saga.clone());
+        if candidate.head.on_probation {
+            self.takeovers.suspect = Some(candidate.saga.clone());
         }
         self.queue.wants_session = true;
         self.wish(Wish::Take(Box::new(candidate)));
+    }
+
+    /// A saga is not being taken over any more, whatever has come of it.
+    fn is_not_being_taken(&mut self, saga: &str) {
+        self.takeovers.taking.remove(saga);
+        if self.takeovers.taking.is_empty() && std::mem::take(&mut self.takeovers.more) {
+            self.scan.begin();
+        }
     }
 
     /// The head of a saga once it is ours.
@@ -86,21 +118,17 @@ impl EtcdJournal {
 
     pub(super) fn take_txn(&mut self, candidate: &Candidate) -> Readiness {
         let Some(registered) = self.session.registered() else { return Readiness::NotYet };
-        if !self.has_definitions(&candidate.head.definitions) {
-            return Readiness::NotYet;
+        match self.has_definitions(&candidate.head.definitions) {
+            None => return Readiness::NotYet,
+            Some(Ok(_)) => {}
+            Some(Err(why)) => {
+                let key = self.keys.saga(&candidate.saga);
+                self.leave_to_others(&key, &why);
+                self.is_not_being_taken(&candidate.saga);
+                return Readiness::Moot;
+            }
         }
         let heir = self.heir(candidate);
-        if heir.suspicion > 0 && heir.quarantined.is_none() {
-            if self
-                .takeovers
-                .suspect
-                .as_ref()
-                .is_some_and(|suspect| *suspect != candidate.saga && self.is_open(suspect))
-            {
-                return Readiness::NotYet;
-            }
-            self.takeovers.suspect = Some(candidate.saga.clone());
-        }
         let (key, records) = (self.keys.saga(&candidate.saga), self.keys.records(&candidate.saga));
         let mut compare = vec![Compare::unchanged(&key, candidate.revision)];
         if !planted(Planted::TakenFromTheLiving) {
@@ -115,15 +143,17 @@ impl EtcdJournal {
         Readiness::Ready(txn, None)
     }
 
-    /// A suspect that is being taken over, or has not outlived it yet.
-    fn is_open(&self, suspect: &str) -> bool {
-        let on_probation = self.sagas.get(suspect).is_some_and(|kept| kept.head.on_probation);
-        self.takeovers.taking.contains(suspect) || on_probation
+    /// A suspect is being taken over, or has not outlived it yet.
+    fn has_suspect(&self) -> bool {
+        self.takeovers.suspect.as_ref().is_some_and(|suspect| {
+            let on_probation = self.sagas.get(suspect).is_some_and(|kept| kept.head.on_probation && !kept.is_stuck);
+            self.takeovers.taking.contains(suspect) || on_probation
+        })
     }
 
     pub(super) fn taken(&mut self, candidate: &Candidate, answer: &TxnAnswer, revision: i64, now: Millis) {
         let saga = &candidate.saga;
-        self.takeovers.taking.remove(saga);
+        self.is_not_being_taken(saga);
         let heir = self.heir(candidate);
         // The answer to an attempt before this one may have been lost.
         let found = answer.found(0).first().filter(|found| found.value.0 == encode(&heir));
@@ -155,21 +185,25 @@ impl EtcdJournal {
         }
     }
 
-    /// Whether definitions are known, or it is known why they cannot be. If not they are read.
-    fn has_definitions(&mut self, hash: &str) -> bool {
-        if *hash == self.definitions.0 || planted(Planted::ResumedUnderOwnDefinition) {
-            let own = &self.definitions;
-            let entry = self.takeovers.definitions.entry(own.0.clone());
-            entry.or_insert_with(|| Some(replay::definitions(&own.1)));
-            return true;
+    /// Definitions, or why they cannot be read. None: they are being read.
+    fn has_definitions(&mut self, hash: &str) -> Option<Definitions> {
+        let (own, text) = &self.definitions;
+        if hash == own || planted(Planted::ResumedUnderOwnDefinition) {
+            let entry = self.takeovers.definitions.entry(own.clone());
+            return entry.or_insert_with(|| Some(replay::definitions(text))).clone();
         }
-        match self.takeovers.definitions.get(hash) {
-            Some(definitions) => definitions.is_some(),
-            None => {
-                self.takeovers.definitions.insert(hash.to_owned(), None);
-                self.wish(Wish::Definitions(hash.to_owned()));
-                false
-            }
+        if let Some(definitions) = self.takeovers.definitions.get(hash) {
+            return definitions.clone();
+        }
+        self.takeovers.definitions.insert(hash.to_owned(), None);
+        self.wish(Wish::Definitions(hash.to_owned()));
+        None
+    }
+
+    /// Nobody wants them now; what could not be read may be there the next time.
+    pub(super) fn forget_definitions(&mut self) {
+        if self.takeovers.taking.is_empty() {
+            self.takeovers.definitions.clear();
         }
     }
 
@@ -198,6 +232,9 @@ impl EtcdJournal {
             (kept.head.on_probation, kept.head.suspicion) = (false, 0);
             kept.head_under_way = true;
             self.wish(Wish::Head(saga));
+            if std::mem::take(&mut self.takeovers.more_suspects) {
+                self.scan.begin();
+            }
         }
     }
 }

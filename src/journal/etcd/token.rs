@@ -1,6 +1,7 @@
 //! The token by which etcd knows this VM, where it wants one.
 
-use super::api::{Answer, Authenticate, Authenticated};
+use super::answer::Answer;
+use super::api::{Authenticate, Authenticated};
 use super::back_off_ms;
 use super::session::failure;
 use crate::definition::Credentials;

@@ -2,7 +2,7 @@
 
 use super::EtcdJournal;
 use super::api::{Compare, Request, Txn, TxnAnswer};
-use super::group::{Readiness, Wish};
+use super::group::{Begin, Readiness, Wish};
 use super::kept::{Head, StartRow, encode};
 use crate::journal::replay::{self, Unreadable};
 use crate::journal::{Acknowledgement, Entry};
@@ -23,6 +23,8 @@ pub(super) struct Kept {
     /// Its begin was repeated, so a copy of it may arrive after the saga's end. Its start key refuses that, or else what is
     /// left of it until then.
     begun_twice: bool,
+    /// What it has to write is too large for etcd.
+    pub(super) is_stuck: bool,
 }
 
 /// A record whose fate is not known yet.
@@ -37,6 +39,8 @@ struct Pending {
     /// It is in a transaction under way.
     is_sent: bool,
     may_be_written: bool,
+    /// A begin that had no room, or was written just before there was none any more. Nothing of it is under way.
+    is_looked_for: bool,
 }
 
 /// Where a write finds the saga.
@@ -50,7 +54,7 @@ enum Standing {
 
 impl Kept {
     pub(super) fn taken(head: Head, revision: i64) -> Kept {
-        Kept { head, revision, pending: None, head_under_way: false, begun_twice: false }
+        Kept { head, revision, pending: None, head_under_way: false, begun_twice: false, is_stuck: false }
     }
 
     pub(super) fn is_being_written(&self) -> bool {
@@ -58,7 +62,7 @@ impl Kept {
     }
 
     pub(super) fn certainly_never_written(&self) -> bool {
-        let unsent = |pending: &Pending| !pending.is_sent && !pending.may_be_written;
+        let unsent = |pending: &Pending| !pending.is_sent && !pending.may_be_written && !pending.is_looked_for;
         self.revision == 0 && self.pending.as_ref().is_some_and(unsent)
     }
 }
@@ -103,7 +107,7 @@ impl EtcdJournal {
             quarantined: None,
         };
         let pending = Some(Pending::of(entry.record, head.clone()));
-        let kept = Kept { head, revision: 0, pending, head_under_way: false, begun_twice: false };
+        let kept = Kept { head, revision: 0, pending, head_under_way: false, begun_twice: false, is_stuck: false };
         self.sagas.insert(entry.saga.to_owned(), kept);
         self.queue.wants_session = true;
         self.wish(Wish::Write(entry.saga.to_owned()));
@@ -119,6 +123,13 @@ impl EtcdJournal {
         pending.head.owner = vm.clone();
         let (saga_key, vm_key) = (self.keys.saga(saga), self.keys.vm(&vm));
         let mut txn = Txn { failure: vec![Request::get(&saga_key), Request::look(&vm_key)], ..Txn::default() };
+        if pending.is_looked_for {
+            let start = kept.head.start.as_ref().map(|start| Request::get(&self.keys.start(start)));
+            // No key has this revision, so nothing is written.
+            txn.compare.push(Compare::unchanged(&saga_key, -1));
+            txn.failure.extend(start);
+            return Readiness::Ready(txn, None);
+        }
         if kept.revision == 0 {
             txn.compare.extend([Compare::created(&saga_key, 0), Compare::created(&vm_key, registered)]);
         } else if !planted(Planted::WrittenWithoutComparing) {
@@ -148,14 +159,26 @@ impl EtcdJournal {
         Readiness::Ready(txn, writes_start)
     }
 
-    /// Nothing of it is in etcd, as far as is known.
-    pub(super) fn is_to_begin(&self, saga: &str) -> bool {
-        self.sagas.get(saga).is_some_and(|kept| kept.revision == 0)
+    /// What is to be done with its first record, if that is not known to be in etcd.
+    pub(super) fn begin_of(&self, saga: &str) -> Option<Begin> {
+        let kept = self.sagas.get(saga).filter(|kept| kept.revision == 0)?;
+        let is_looked_for = kept.pending.as_ref().is_some_and(|pending| pending.is_looked_for);
+        Some(if is_looked_for { Begin::LookedFor } else { Begin::Written })
+    }
+
+    /// There was no room for a begin, or it was the last for which there was: that is looked up. False: it is none, or an
+    /// attempt before this one is still on its way, and it has to be tried again.
+    pub(super) fn look_for_begin(&mut self, saga: &str) -> bool {
+        let Some(kept) = self.sagas.get_mut(saga).filter(|kept| kept.revision == 0) else { return false };
+        let Some(pending) = kept.pending.as_mut().filter(|pending| !pending.may_be_written) else { return false };
+        pending.is_looked_for = true;
+        true
     }
 
     /// What came of it.
     pub(super) fn written(&mut self, saga: &str, answer: &TxnAnswer, revision: i64, now: Millis) {
         let Some(kept) = self.sagas.get_mut(saga) else { return };
+        let was_looked_for = kept.pending.as_mut().is_some_and(|pending| std::mem::take(&mut pending.is_looked_for));
         let Some(pending) = &kept.pending else { return };
         let sequence = pending.sequence;
         let standing = if answer.succeeded { Standing::Written } else { standing(saga, kept, pending, answer) };
@@ -163,6 +186,9 @@ impl EtcdJournal {
             Standing::Written => {
                 let revision = if answer.succeeded { revision } else { found_revision(answer).unwrap_or(revision) };
                 self.acknowledge(saga, revision);
+            }
+            Standing::Before(0) if was_looked_for => {
+                self.refuse(&Wish::Write(saga.to_owned()), Acknowledgement::Refused);
             }
             Standing::Before(revision) => {
                 kept.revision = revision;
@@ -215,6 +241,9 @@ impl EtcdJournal {
     pub(super) fn may_be_written(&mut self, saga: &str) -> bool {
         let Some(kept) = self.sagas.get_mut(saga) else { return false };
         let Some(pending) = &mut kept.pending else { return false };
+        if pending.is_looked_for {
+            return true;
+        }
         pending.may_be_written = true;
         kept.begun_twice |= kept.revision == 0;
         if planted(Planted::LostAnswerTakenForRefusal) && kept.revision == 0 {
@@ -227,13 +256,19 @@ impl EtcdJournal {
     }
 
     /// Refuses a begin that was certainly never written. False: it is something else, and has to be tried again.
-    pub(super) fn refuse(&mut self, wish: &Wish) -> bool {
+    pub(super) fn refuse(&mut self, wish: &Wish, why: Acknowledgement) -> bool {
         let Wish::Write(saga) = wish else { return false };
         let Some(kept) = self.sagas.get(saga).filter(|kept| kept.certainly_never_written()) else { return false };
         let sequence = kept.pending.as_ref().map_or(1, |pending| pending.sequence);
         self.sagas.remove(saga);
-        self.tell_fate(saga, sequence, Acknowledgement::Refused);
+        self.tell_fate(saga, sequence, why);
         true
+    }
+
+    /// What a saga has to write is larger than etcd takes: it goes on only once etcd takes it. False: it was told before.
+    pub(super) fn is_stuck(&mut self, wish: &Wish) -> bool {
+        let Wish::Write(saga) = wish else { return false };
+        self.sagas.get_mut(saga).is_some_and(|kept| !std::mem::replace(&mut kept.is_stuck, true))
     }
 
     /// No lease can be had: what was to begin does not.
@@ -242,7 +277,7 @@ impl EtcdJournal {
         let mut sagas: Vec<SagaId> = waiting.map(|(saga, _)| saga.clone()).collect();
         sagas.sort_unstable();
         for saga in sagas {
-            self.refuse(&Wish::Write(saga));
+            self.refuse(&Wish::Write(saga), Acknowledgement::Refused);
         }
     }
 
@@ -294,7 +329,15 @@ impl Pending {
             _ => None,
         });
         let head = before.after(record);
-        Pending { sequence: record.sequence, record: encode(record), head, end, is_sent: false, may_be_written: false }
+        Pending {
+            sequence: record.sequence,
+            record: encode(record),
+            head,
+            end,
+            is_sent: false,
+            may_be_written: false,
+            is_looked_for: false,
+        }
     }
 
     /// The saga's own keys after the record.

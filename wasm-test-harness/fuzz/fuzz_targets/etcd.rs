@@ -97,7 +97,7 @@ fuzz_target!(|data: &[u8]| {
         credentials: None,
     };
     let (mut shared, mut now) = (Shared::default(), 1_000);
-    let mut journal = EtcdJournal::new("vm".to_owned(), DEFINITIONS.into(), settings, Duration::from_secs(60));
+    let mut journal = EtcdJournal::new("vm".to_owned(), DEFINITIONS.into(), settings, Duration::from_secs(60), 1_000);
     let start = StartKey { key: "k".to_owned(), request: "r".to_owned() };
     let record = record();
     let entry = Entry { saga: "ours", epoch: 1, record: &record, start: Some(&start), now };

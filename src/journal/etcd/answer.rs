@@ -1,0 +1,169 @@
+//! What comes of a call to etcd, by its gateway's answer or Envoy's own.
+
+use serde::Deserialize;
+use serde::de::DeserializeOwned;
+
+use crate::saga::AttemptResult;
+
+/// What came of a call to etcd.
+#[derive(Clone, Debug, PartialEq)]
+pub(super) enum Answer<T> {
+    /// It has answered.
+    Done(T),
+    /// Nothing was done, and the same call would be refused again.
+    Refused(Refusal),
+    /// The database is as large as its quota. etcd looks before it proposes something, and once more after it has done it:
+    /// it may have been done, but will not be done any more.
+    NoSpace,
+    /// Nothing was done: the token is not, or no longer, one.
+    Unauthenticated,
+    /// Nothing was sent.
+    NotSent,
+    /// It may have been done.
+    Unknown(String),
+}
+
+/// Why etcd did not do something.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Deserialize)]
+#[serde(default)]
+pub(super) struct Refusal {
+    /// Of gRPC.
+    code: u32,
+    message: String,
+}
+
+impl Refusal {
+    /// A lease that the call names is gone.
+    pub(super) fn is_of_lease(&self) -> bool {
+        self.code == NOT_FOUND && self.message.contains("lease not found")
+    }
+
+    /// What it is asked to write is too large.
+    pub(super) fn is_of_size(&self) -> bool {
+        ["request is too large", "trying to send message larger"].iter().any(|text| self.message.contains(text))
+    }
+
+    fn is_of_quota(&self) -> bool {
+        self.code == RESOURCE_EXHAUSTED && self.message.contains("space exceeded")
+    }
+
+    /// The gateway, too, says that something is exhausted: also where an answer is too large for it, and all is done.
+    fn is_definite(&self) -> bool {
+        let before = ["too many requests", "trying to send message larger"];
+        match self.code {
+            RESOURCE_EXHAUSTED => before.iter().any(|text| self.message.contains(text)),
+            code => DEFINITE.contains(&code),
+        }
+    }
+
+    fn is_of_token(&self) -> bool {
+        let texts = ["invalid auth token", "user name is empty", "auth store is old"];
+        self.code == UNAUTHENTICATED || texts.iter().any(|text| self.message.contains(text))
+    }
+}
+
+impl std::fmt::Display for Refusal {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        write!(f, "{} (gRPC status {})", self.message, self.code)
+    }
+}
+
+const NOT_FOUND: u32 = 5;
+const RESOURCE_EXHAUSTED: u32 = 8;
+const UNAUTHENTICATED: u32 = 16;
+/// gRPC: invalid argument, not found, already exists, permission denied, failed precondition, out of range, unimplemented,
+/// unauthenticated. With any other something may have been done: a leader that steps down tells neither.
+const DEFINITE: &[u32] = &[3, NOT_FOUND, 6, 7, 9, 11, 12, UNAUTHENTICATED];
+
+/// How Envoy's own answer begins where it has no connection to send anything on, and why.
+const NO_CONNECTION: &[&str] = &[
+    "no healthy upstream",
+    "upstream connect error or disconnect/reset before headers. reset reason: remote connection failure",
+    "upstream connect error or disconnect/reset before headers. reset reason: local connection failure",
+    "upstream connect error or disconnect/reset before headers. reset reason: connection timeout",
+    "upstream connect error or disconnect/reset before headers. reset reason: overflow",
+];
+
+/// Reads what came of a call.
+pub(super) fn read<T: DeserializeOwned>(result: &AttemptResult) -> Answer<T> {
+    let answer = match result {
+        AttemptResult::NotSent(_) => return Answer::NotSent,
+        AttemptResult::NoAnswer => return Answer::Unknown("no answer, or one that was cut short".to_owned()),
+        AttemptResult::Answered(answer) => answer,
+    };
+    let body = answer.body.as_deref().unwrap_or_default();
+    if answer.code == 200 {
+        // A stream's answer ends with a line break.
+        return match serde_json::from_slice(body) {
+            Ok(answer) => Answer::Done(answer),
+            Err(error) => Answer::Unknown(format!("an answer that cannot be read: {error}")),
+        };
+    }
+    match serde_json::from_slice::<Refusal>(body) {
+        Ok(refusal) if refusal.is_of_token() => Answer::Unauthenticated,
+        Ok(refusal) if refusal.is_of_quota() => Answer::NoSpace,
+        Ok(refusal) if refusal.is_definite() => Answer::Refused(refusal),
+        Ok(refusal) => Answer::Unknown(refusal.to_string()),
+        Err(_) if answer.code == 503 && NO_CONNECTION.iter().any(|text| body.starts_with(text.as_bytes())) => {
+            Answer::NotSent
+        }
+        Err(_) => Answer::Unknown(format!("an answer of {}", answer.code)),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::super::api::TxnAnswer;
+    use super::*;
+    use crate::facts::ParticipantResponse;
+    use crate::saga::DispatchRefusal;
+    use serde_json::json;
+
+    fn answered(code: u16, body: &str) -> AttemptResult {
+        let body = Some(body.as_bytes().to_vec());
+        AttemptResult::Answered(ParticipantResponse { code, headers: Vec::new(), body })
+    }
+
+    fn came_to(result: &AttemptResult) -> &'static str {
+        match read::<TxnAnswer>(result) {
+            Answer::Done(_) => "done",
+            Answer::Refused(_) => "refused",
+            Answer::Unauthenticated => "unauthenticated",
+            Answer::NoSpace => "no space",
+            Answer::NotSent => "not sent",
+            Answer::Unknown(_) => "unknown",
+        }
+    }
+
+    #[test]
+    fn only_what_certainly_was_not_done_is_told_from_what_may_have_been() {
+        let error = |code: u32, message: &str| json!({"error": message, "message": message, "code": code}).to_string();
+        let connect = "upstream connect error or disconnect/reset before headers. reset reason: ";
+        let cases = [
+            (answered(200, r#"{"succeeded": true}"#), "done"),
+            (answered(200, r#"{"succeeded": tr"#), "unknown"),
+            (answered(400, &error(3, "etcdserver: duplicate key given in txn request")), "refused"),
+            (answered(400, &error(3, "etcdserver: request is too large")), "refused"),
+            (answered(429, &error(8, "etcdserver: mvcc: database space exceeded")), "no space"),
+            (answered(429, &error(8, "etcdserver: too many requests")), "refused"),
+            (answered(429, &error(8, "grpc: trying to send message larger than max (5 vs. 4)")), "refused"),
+            (answered(429, &error(8, "grpc: received message larger than max (5 vs. 4)")), "unknown"),
+            (answered(404, &error(5, "etcdserver: requested lease not found")), "refused"),
+            (answered(403, &error(7, "etcdserver: permission denied")), "refused"),
+            (answered(401, &error(16, "etcdserver: invalid auth token")), "unauthenticated"),
+            (answered(400, &error(3, "etcdserver: user name is empty")), "unauthenticated"),
+            (answered(503, &error(14, "etcdserver: request timed out")), "unknown"),
+            (answered(503, &error(14, "etcdserver: leader changed")), "unknown"),
+            (answered(500, &error(13, "internal")), "unknown"),
+            (answered(503, &format!("{connect}remote connection failure, transport failure reason: x")), "not sent"),
+            (answered(503, "no healthy upstream"), "not sent"),
+            (answered(503, &format!("{connect}connection termination")), "unknown"),
+            (answered(504, "upstream request timeout"), "unknown"),
+            (AttemptResult::NoAnswer, "unknown"),
+            (AttemptResult::NotSent(DispatchRefusal::Unavailable), "not sent"),
+        ];
+        for (result, expected) in cases {
+            assert_eq!(came_to(&result), expected, "{result:?}");
+        }
+    }
+}
