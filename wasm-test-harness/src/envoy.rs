@@ -159,8 +159,13 @@ impl Envoy {
 
     /// Where the endpoints of `cluster` are: all of them become this one, which must be on loopback.
     pub fn upstream(self, cluster: &str, address: SocketAddr) -> Self {
+        self.upstreams(cluster, vec![address])
+    }
+
+    /// As [`Envoy::upstream`], with several.
+    pub fn upstreams(self, cluster: &str, addresses: Vec<SocketAddr>) -> Self {
         let cluster = cluster.to_owned();
-        self.try_edit(move |yaml| configuration::set_upstream(yaml, &cluster, address))
+        self.try_edit(move |yaml| configuration::set_upstreams(yaml, &cluster, &addresses))
     }
 
     /// What the filter named `filter` of `listener` is configured with: YAML or JSON, which reaches the filter in the

@@ -1,4 +1,4 @@
-//! Starts real etcds, of one member each, and looks at what they hold.
+//! Starts real etcds, of one member each or three, and looks at what they hold.
 //!
 //! ```no_run
 //! # async fn example() -> anyhow::Result<()> {
@@ -24,6 +24,7 @@ mod running;
 
 use std::path::PathBuf;
 
+use futures::future::try_join_all;
 use tokio::sync::OnceCell;
 
 pub use gateway::Entry;
@@ -32,6 +33,7 @@ pub use running::RunningEtcd;
 use crate::envoy::path_printed_by;
 use gateway::Login;
 use port::Ports;
+use running::Member;
 
 /// How often a start is tried, each time on other ports, where those that were free have been taken meanwhile.
 const PORT_ATTEMPTS: usize = 3;
@@ -82,11 +84,33 @@ impl Etcd {
         self.start_on(Ports::free).await
     }
 
+    /// Starts three members of one cluster, each with etcd's own settings, and waits until all of them answer.
+    ///
+    /// # Errors
+    ///
+    /// As [`Etcd::start`].
+    pub async fn start_three() -> anyhow::Result<[RunningEtcd; 3]> {
+        let binary = binary().await?;
+        let mut attempt = 1;
+        loop {
+            let ports = [Ports::free()?, Ports::free()?, Ports::free()?];
+            let members = Member::each_of(&ports).into_iter().zip(ports);
+            let spawned = members.map(|(member, ports)| RunningEtcd::spawn(&binary, member, ports, None));
+            let spawned: Vec<RunningEtcd> = spawned.collect::<anyhow::Result<_>>()?;
+            match try_join_all(spawned.iter().map(RunningEtcd::until_ready)).await {
+                Err(_) if attempt < PORT_ATTEMPTS && spawned.iter().any(RunningEtcd::misses_a_port) => attempt += 1,
+                Err(error) => return Err(error),
+                Ok(_) => return spawned.try_into().map_err(|_| anyhow::anyhow!("not three members")),
+            }
+        }
+    }
+
     async fn start_on(self, mut ports: impl FnMut() -> std::io::Result<Ports>) -> anyhow::Result<RunningEtcd> {
         let binary = binary().await?;
         let mut attempt = 1;
         loop {
-            let mut etcd = RunningEtcd::spawn(&binary, ports()?, self.quota_bytes)?;
+            let ports = ports()?;
+            let mut etcd = RunningEtcd::spawn(&binary, Member::only(&ports), ports, self.quota_bytes)?;
             match etcd.until_ready().await {
                 Err(_) if attempt < PORT_ATTEMPTS && etcd.misses_a_port() => attempt += 1,
                 Err(error) => return Err(error),

@@ -38,8 +38,10 @@ type Change = Box<dyn Fn(&mut Yaml) + Send + Sync>;
 pub struct Fleet {
     /// Some may have been killed.
     pub envoys: Vec<RunningEnvoy>,
-    /// The journal.
+    /// The journal; of three members one, which is asked what they hold.
     pub etcd: RunningEtcd,
+    /// The other members.
+    pub other_members: Vec<RunningEtcd>,
     /// hotel, flight and car.
     pub participants: Participants,
     change: Change,
@@ -49,6 +51,7 @@ pub struct Fleet {
 /// A fleet to be.
 pub struct FleetPlan {
     etcd: Etcd,
+    three_members: bool,
     lease: Duration,
     change: Change,
     wasm: Option<std::path::PathBuf>,
@@ -58,6 +61,12 @@ impl FleetPlan {
     /// With an etcd that has settings of its own.
     pub fn etcd(mut self, etcd: Etcd) -> FleetPlan {
         self.etcd = etcd;
+        self
+    }
+
+    /// With an etcd of three members, all with settings of etcd's own.
+    pub fn three_members(mut self) -> FleetPlan {
+        self.three_members = true;
         self
     }
 
@@ -84,13 +93,20 @@ impl FleetPlan {
     /// # Errors
     /// Something does not start.
     pub async fn start(self, envoys: usize) -> anyhow::Result<Fleet> {
-        let FleetPlan { etcd, lease, change, wasm } = self;
-        let (etcd, participants) = tokio::try_join!(etcd.start(), Participants::start())?;
+        let FleetPlan { etcd, three_members, lease, change, wasm } = self;
+        let members = async {
+            if !three_members {
+                return anyhow::Ok((etcd.start().await?, Vec::new()));
+            }
+            let [etcd, one, other] = Etcd::start_three().await?;
+            Ok((etcd, vec![one, other]))
+        };
+        let ((etcd, other_members), participants) = tokio::try_join!(members, Participants::start())?;
         let change: Change = Box::new(move |yaml| {
             yaml["journal"]["etcd"]["lease"] = format!("{}ms", lease.as_millis()).into();
             change(yaml);
         });
-        let mut fleet = Fleet { envoys: Vec::new(), etcd, participants, change, wasm };
+        let mut fleet = Fleet { envoys: Vec::new(), etcd, other_members, participants, change, wasm };
         for _ in 0..envoys {
             let envoy = fleet.another().await?;
             fleet.envoys.push(envoy);
@@ -102,7 +118,13 @@ impl FleetPlan {
 impl Fleet {
     /// A fleet whose leases are of 2 s.
     pub fn plan() -> FleetPlan {
-        FleetPlan { etcd: Etcd::new(), lease: Duration::from_secs(2), change: Box::new(|_| {}), wasm: None }
+        FleetPlan {
+            etcd: Etcd::new(),
+            three_members: false,
+            lease: Duration::from_secs(2),
+            change: Box::new(|_| {}),
+            wasm: None,
+        }
     }
 
     /// Starts [`Fleet::plan`].
@@ -132,7 +154,7 @@ impl Fleet {
         let text = serde_yaml_ng::to_string(&configuration)?;
         let mut envoy = Envoy::from_file(CONFIGURATION)
             .workers(1)
-            .upstream("etcd", self.etcd.address())
+            .upstreams("etcd", self.other_members.iter().chain([&self.etcd]).map(RunningEtcd::address).collect())
             .plugin_configuration("trip", "sagabox", &text);
         for role in STEPS {
             envoy = envoy.upstream(role, self.participants.participant(role).address());

@@ -27,19 +27,23 @@ fn free_port(holder: &mut Value) {
     }
 }
 
-/// Makes `address` the one endpoint of `cluster`.
-pub fn set_upstream(yaml: &mut Value, cluster: &str, address: SocketAddr) -> anyhow::Result<()> {
-    require_loopback(address)?;
+/// Makes `addresses` the endpoints of `cluster`.
+pub fn set_upstreams(yaml: &mut Value, cluster: &str, addresses: &[SocketAddr]) -> anyhow::Result<()> {
+    let mut endpoints = Vec::new();
+    for address in addresses {
+        require_loopback(*address)?;
+        endpoints.push(format!(
+            "{{endpoint: {{address: {{socket_address: {{address: {:?}, port_value: {}}}}}}}}}",
+            address.ip().to_string(),
+            address.port()
+        ));
+    }
     let found = named(at(yaml, &["static_resources", "clusters"]), cluster)
         .with_context(|| format!("there is no cluster {cluster:?}"))?;
-    let endpoint = format!(
-        "{{cluster_name: {cluster:?}, endpoints: [{{lb_endpoints: [{{endpoint: {{address: {{socket_address: \
-         {{address: {:?}, port_value: {}}}}}}}}}]}}]}}",
-        address.ip().to_string(),
-        address.port()
-    );
+    let assignment =
+        format!("{{cluster_name: {cluster:?}, endpoints: [{{lb_endpoints: [{}]}}]}}", endpoints.join(", "));
     let cluster = found.as_mapping_mut().context("a cluster is a mapping")?;
-    cluster.insert("load_assignment".into(), serde_yaml_ng::from_str(&endpoint)?);
+    cluster.insert("load_assignment".into(), serde_yaml_ng::from_str(&assignment)?);
     Ok(())
 }
 
@@ -183,7 +187,8 @@ static_resources:
     fn what_is_not_there_is_named() {
         let mut yaml = two_forms();
         let hotel = "127.0.0.1:1".parse().unwrap();
-        assert_eq!(set_upstream(&mut yaml, "motel", hotel).unwrap_err().to_string(), r#"there is no cluster "motel""#);
+        let no_cluster = set_upstreams(&mut yaml, "motel", &[hotel]).unwrap_err().to_string();
+        assert_eq!(no_cluster, r#"there is no cluster "motel""#);
         let no_filter = set_plugin(&mut yaml, "a", "c", "{}").unwrap_err().to_string();
         assert_eq!(no_filter, r#"the listener "a" has no filter "c""#);
         assert_eq!(set_plugin(&mut yaml, "b", "c", "{}").unwrap_err().to_string(), r#"there is no listener "b""#);
@@ -193,14 +198,14 @@ static_resources:
     fn ports_upstreams_and_modules_are_replaced() {
         let mut yaml = two_forms();
         free_ports(&mut yaml);
-        set_upstream(&mut yaml, "hotel", "127.0.0.1:4711".parse().unwrap()).unwrap();
+        set_upstreams(&mut yaml, "hotel", &["127.0.0.1:4711", "127.0.0.1:4712"].map(|it| it.parse().unwrap())).unwrap();
         assert!(has_modules(&yaml));
         set_module(&mut yaml, Path::new("/x/y.wasm"));
         let text = serde_yaml_ng::to_string(&yaml).unwrap();
         for gone in ["9901", "10000", "some.wasm"] {
             assert!(!text.contains(gone), "{text}");
         }
-        for there in ["4711", "/x/y.wasm"] {
+        for there in ["4711", "4712", "/x/y.wasm"] {
             assert!(text.contains(there), "{text}");
         }
     }
@@ -208,7 +213,7 @@ static_resources:
     #[test]
     fn an_upstream_elsewhere_is_refused() {
         let elsewhere = "192.0.2.1:80".parse().unwrap();
-        let refusal = set_upstream(&mut two_forms(), "hotel", elsewhere).unwrap_err().to_string();
+        let refusal = set_upstreams(&mut two_forms(), "hotel", &[elsewhere]).unwrap_err().to_string();
         assert!(refusal.contains("192.0.2.1"), "{refusal}");
     }
 }

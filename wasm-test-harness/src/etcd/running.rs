@@ -33,15 +33,39 @@ pub struct RunningEtcd {
 #[derive(Debug)]
 struct Launch {
     binary: PathBuf,
+    member: Member,
     ports: Ports,
     quota_bytes: Option<u64>,
     directory: TempDir,
+}
+
+/// Which of which members an etcd is.
+#[derive(Debug)]
+pub(super) struct Member {
+    name: String,
+    /// All of them, with where they hear each other, as `--initial-cluster` takes it.
+    cluster: String,
+}
+
+impl Member {
+    pub(super) fn only(ports: &Ports) -> Self {
+        Self::each_of(std::slice::from_ref(ports)).remove(0)
+    }
+
+    /// One for each of the ports, which know each other.
+    pub(super) fn each_of(ports: &[Ports]) -> Vec<Self> {
+        let names: Vec<String> = (0..ports.len()).map(|number| format!("member-{number}")).collect();
+        let urls = names.iter().zip(ports).map(|(name, ports)| format!("{name}=http://{}", ports.peer()));
+        let cluster = urls.collect::<Vec<_>>().join(",");
+        names.into_iter().map(|name| Self { name, cluster: cluster.clone() }).collect()
+    }
 }
 
 impl Launch {
     fn spawn(&self) -> anyhow::Result<Process> {
         let directory = self.directory.path();
         let (client, peer) = (self.ports.client(), self.ports.peer());
+        let Member { name, cluster } = &self.member;
         let mut command = Command::new(&self.binary);
         // What ETCD_NAME and the like would set contradicts these arguments, and etcd does not start then.
         for (name, _) in std::env::vars_os().filter(|(name, _)| name.to_string_lossy().starts_with("ETCD_")) {
@@ -52,13 +76,13 @@ impl Launch {
             command.env("ETCD_UNSUPPORTED_ARCH", "arm64");
         }
         command
-            .arg("--name=only")
+            .arg(format!("--name={name}"))
             .arg("--data-dir=data")
             .arg(format!("--listen-client-urls=http://{client}"))
             .arg(format!("--advertise-client-urls=http://{client}"))
             .arg(format!("--listen-peer-urls=http://{peer}"))
             .arg(format!("--initial-advertise-peer-urls=http://{peer}"))
-            .arg(format!("--initial-cluster=only=http://{peer}"))
+            .arg(format!("--initial-cluster={cluster}"))
             .args(["--logger=zap", "--log-outputs=stderr"])
             // The cheapest: nothing here is worth a good hash, and every look at what etcd holds may need the password.
             .arg("--bcrypt-cost=4")
@@ -69,10 +93,10 @@ impl Launch {
 }
 
 impl RunningEtcd {
-    pub(super) fn spawn(binary: &Path, ports: Ports, quota_bytes: Option<u64>) -> anyhow::Result<Self> {
+    pub(super) fn spawn(binary: &Path, member: Member, ports: Ports, quota_bytes: Option<u64>) -> anyhow::Result<Self> {
         let gateway = Gateway::new(ports.client());
         let directory = TempDir::with_prefix("sagabox-etcd-")?;
-        let launch = Launch { binary: binary.to_owned(), ports, quota_bytes, directory };
+        let launch = Launch { binary: binary.to_owned(), member, ports, quota_bytes, directory };
         Ok(Self { process: Mutex::new(launch.spawn()?), gateway, launch })
     }
 
@@ -120,6 +144,16 @@ impl RunningEtcd {
     /// Has the process not ended yet?
     pub fn is_running(&self) -> bool {
         self.ended().is_none()
+    }
+
+    /// Is it the leader of its cluster now? One that is the only member is.
+    ///
+    /// # Errors
+    ///
+    /// etcd does not answer.
+    pub async fn is_leader(&self) -> anyhow::Result<bool> {
+        let status = self.ask("/v3/maintenance/status", &Value::Object(serde_json::Map::new())).await?;
+        Ok(status["leader"] == status["header"]["member_id"])
     }
 
     /// Kills the process as `kill -9` does: it can do nothing about it, and nothing before it.
