@@ -70,6 +70,7 @@ fn every_configuration_in_the_documents_loads() {
     texts.push(read("envoy/trip/envoy.yaml"));
     texts.push(read("envoy/trip-etcd/envoy.yaml"));
     texts.push(read("istio/trip.yaml"));
+    texts.push(read("istio/trip-etcd.yaml"));
     for text in texts {
         let found = configurations(&text).expect("readable");
         assert!(!found.is_empty(), "no configuration in {text}");
@@ -88,6 +89,8 @@ fn the_example_is_the_same_everywhere() {
     assert_eq!(sagas, [&example["sagas"], &example["sagas"]]);
     let with_etcd = configurations(&read("envoy/trip-etcd/envoy.yaml")).expect("readable");
     assert_eq!(with_etcd[0].json["sagas"], example["sagas"]);
+    let in_istio = |path: &str| configurations(&read(path)).expect("readable").remove(0).json["sagas"].clone();
+    assert_eq!(in_istio("istio/trip-etcd.yaml"), in_istio("istio/trip.yaml"));
 }
 
 #[test]
