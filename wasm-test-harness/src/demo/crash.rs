@@ -144,6 +144,7 @@ pub async fn play(fleet: &Fleet) -> anyhow::Result<Crash> {
     }
     wrong.extend((0..GUESTS).zip(&trips).filter_map(|(number, trip)| wrong_with(trip, &request(number))));
     wrong.extend(fleet.participants.check_nothing_applied_twice().err().map(|error| error.to_string()));
+    wrong.extend(fleet.participants.check_one_saga_for_each_guest().err().map(|error| error.to_string()));
     let taken_over = fleet.counter(1, "sagas_taken_over").await?;
     if taken_over == 0 {
         wrong.push("no saga was under way when Envoy was killed".to_owned());

@@ -62,6 +62,13 @@ impl History {
         &self.seen
     }
 
+    /// The sagas in whose name participants were asked for anything, or have booked.
+    pub fn sagas(&self) -> BTreeSet<&str> {
+        let asked = self.seen.iter().map(|seen| seen.attempt.saga_id.as_deref());
+        let booked = self.bookings.values().flatten().map(|booking| booking.saga_id.as_deref());
+        asked.chain(booked).map(Option::unwrap_or_default).collect()
+    }
+
     /// The participants with a booking that stands.
     pub fn held(&self) -> BTreeSet<&'static str> {
         let stands = |bookings: &[Booking]| bookings.iter().any(|booking| booking.state == BookingState::Booked);

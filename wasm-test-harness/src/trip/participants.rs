@@ -164,6 +164,23 @@ impl Participants {
         Ok(())
     }
 
+    /// All that was ever done for a guest was done by one saga, and once at each participant. That is so where every
+    /// guest asks for one trip, under one start key.
+    ///
+    /// # Errors
+    /// It is not so of some guest; or as [`Participants::histories`].
+    pub fn check_one_saga_for_each_guest(&self) -> anyhow::Result<()> {
+        for (guest, history) in self.histories()? {
+            let sagas = history.sagas();
+            ensure!(sagas.len() == 1, "{guest} has the sagas {sagas:?}\n{}", history.table());
+            for role in STEPS {
+                let bookings = history.bookings(role);
+                ensure!(bookings.len() <= 1, "{guest} was booked twice at {role}: {bookings:?}\n{}", history.table());
+            }
+        }
+        Ok(())
+    }
+
     fn attempts(&self, guest: &str) -> anyhow::Result<usize> {
         let mut attempts = 0;
         for role in STEPS {

@@ -1,6 +1,6 @@
 //! Many guests who book at the same time, each under a key of its own, and ask again until they are told.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::time::Duration;
 
 use futures::future::try_join_all;
@@ -13,6 +13,21 @@ use harness::trip::TripRequest;
 pub struct Crowd {
     round: usize,
     size: usize,
+}
+
+/// What a guest was told.
+#[derive(Debug, Clone, PartialEq, Eq)]
+struct Told {
+    status: u16,
+    saga_id: String,
+    body: String,
+}
+
+impl Told {
+    fn of(answer: &Answer) -> Told {
+        let saga_id = answer.header("saga-id").unwrap_or_default().to_owned();
+        Told { status: answer.status.as_u16(), saga_id, body: answer.text() }
+    }
 }
 
 impl Crowd {
@@ -68,11 +83,11 @@ impl Crowd {
     /// its participants hold.
     pub async fn check(&self, fleet: &Fleet, envoys: &[usize], first: &[Option<Answer>]) {
         let timeout = Duration::from_secs(40);
-        let mut told: BTreeMap<usize, (u16, String)> = BTreeMap::new();
+        let mut told: BTreeMap<usize, Told> = BTreeMap::new();
         for (number, answer) in first.iter().enumerate() {
             let ended = |answer: &&Answer| matches!(answer.header("saga-status"), Some("completed" | "compensated"));
             if let Some(answer) = answer.as_ref().filter(ended) {
-                told.insert(number, (answer.status.as_u16(), answer.text()));
+                told.insert(number, Told::of(answer));
             }
         }
         for envoy in envoys {
@@ -80,23 +95,32 @@ impl Crowd {
                 fleet.ask_until_told(*envoy, &self.request(number), &self.key(number), timeout).await
             });
             for (number, answer) in try_join_all(asked).await.unwrap().into_iter().enumerate() {
-                let answer = (answer.status.as_u16(), answer.text());
+                let answer = Told::of(&answer);
                 let before = told.entry(number).or_insert_with(|| answer.clone());
                 assert_eq!(*before, answer, "guest {number} of round {} was told two things", self.round);
             }
         }
+        // Only then is there none of which nobody is told.
+        fleet.wait_until_no_saga_is_open(Duration::from_secs(20)).await.unwrap();
+        let histories = fleet.participants.histories().unwrap();
         for number in 0..self.size {
             let request = self.request(number);
-            let held = fleet.participants.held(&request.guest).unwrap();
-            let status = told[&number].0;
-            let wanted = if status == 201 { request.steps().to_vec() } else { Vec::new() };
-            let history = || fleet.participants.history(&request.guest).unwrap().table();
-            assert_eq!(held, wanted.into_iter().collect(), "{} was told {status}\n{}", request.guest, history());
+            let Told { status, saga_id, .. } = &told[&number];
+            // There is none where the deadline had passed before anything was sent.
+            let Some(history) = histories.get(&request.guest) else {
+                assert_eq!(*status, 409, "{} was told {status}", request.guest);
+                continue;
+            };
+            let wanted = if *status == 201 { request.steps() } else { &[] };
+            let wanted = wanted.iter().copied().collect();
+            assert_eq!(history.held(), wanted, "{} was told {status}\n{}", request.guest, history.table());
+            assert_eq!(history.sagas(), BTreeSet::from([saga_id.as_str()]), "{}", history.table());
             // One that was under way for longer than its deadline is undone as well.
-            assert!(status == 409 || !Self::is_refused(number), "{}\n{}", request.guest, history());
+            assert!(*status == 409 || !Self::is_refused(number), "{}", history.table());
         }
         fleet.participants.check_nothing_applied_twice().unwrap();
-        fleet.wait_until_no_saga_is_open(Duration::from_secs(20)).await.unwrap();
+        // Nor by a second saga, which would be another one for what is checked above.
+        fleet.participants.check_one_saga_for_each_guest().unwrap();
         for envoy in envoys {
             assert_eq!(fleet.counter(*envoy, "illegal_events").await.unwrap(), 0, "{}", fleet.envoys[*envoy].log());
             assert_eq!(fleet.counter(*envoy, "sagas_quarantined").await.unwrap(), 0);
