@@ -5,7 +5,7 @@ use std::sync::{Arc, Mutex};
 use std::time::{Duration, Instant};
 
 use harness::participant::{Action, Fault, FaultKind};
-use harness::trip::{Downstream, STEPS, Trip, TripRequest, saga_definition};
+use harness::trip::{Downstream, STEPS, Trip, TripRequest, plugin_configuration, saga_definition};
 use serde_yaml_ng::Value as Yaml;
 
 /// The listener of the trip, in a file that Envoy watches (LDS).
@@ -44,19 +44,43 @@ impl Listeners {
         }
     }
 
-    /// Puts another saga in the place of the trip: under another name, answered with another status.
-    fn replace_saga(&self, status: u16, succession: Succession) {
+    /// Replaces the listener by one whose filter is configured otherwise.
+    fn replace(&self, change: Change, succession: Succession) {
         let listener = self.listener.lock().expect("unbroken").clone();
         let mut configuration: Yaml = serde_yaml_ng::from_str("{static_resources: {}}").expect("YAML");
         configuration["static_resources"]["listeners"] = Yaml::Sequence(vec![listener]);
-        saga_definition(&mut configuration)["name"] = "renamed".into();
-        saga_definition(&mut configuration)["reply"]["completed"]["status"] = status.into();
+        match change {
+            Change::Renamed => {
+                saga_definition(&mut configuration)["name"] = "renamed".into();
+                saga_definition(&mut configuration)["reply"]["completed"]["status"] = 202.into();
+            }
+            Change::Removed => plugin_configuration(&mut configuration)["sagas"] = Yaml::Sequence(Vec::new()),
+        }
         if succession == Succession::NewVm {
             let manager = &mut configuration["static_resources"]["listeners"][0]["filter_chains"][0]["filters"][0];
             let plugin = &mut manager["typed_config"]["http_filters"][0]["typed_config"]["config"];
             plugin["vm_config"]["environment_variables"]["key_values"]["GENERATION"] = "2".into();
         }
         write(&self.path(), &configuration["static_resources"]["listeners"][0]);
+    }
+}
+
+/// What becomes of the saga.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Change {
+    /// Another is in its place: under another name, answered with 202.
+    Renamed,
+    /// There is none any more: requests pass, and there is no application here.
+    Removed,
+}
+
+impl Change {
+    /// What a request is answered with that began the saga before.
+    fn status(self) -> u16 {
+        match self {
+            Change::Renamed => 202,
+            Change::Removed => 503,
+        }
     }
 }
 
@@ -80,15 +104,22 @@ fn write(path: &Path, listener: &Yaml) {
 /// The old configuration's root stays, with its callouts and its timers, until its last saga has ended.
 #[tokio::test]
 async fn a_saga_ends_under_the_configuration_with_which_it_began_and_outlives_its_listener() {
-    outlives_its_configuration(Succession::SameVm).await;
+    outlives_its_configuration(Change::Renamed, Succession::SameVm).await;
 }
 
 #[tokio::test]
 async fn a_saga_ends_in_its_own_vm_when_another_takes_its_place() {
-    outlives_its_configuration(Succession::NewVm).await;
+    outlives_its_configuration(Change::Renamed, Succession::NewVm).await;
 }
 
-async fn outlives_its_configuration(succession: Succession) {
+#[tokio::test]
+async fn a_saga_ends_where_it_is_not_configured_any_more() {
+    for succession in [Succession::SameVm, Succession::NewVm] {
+        outlives_its_configuration(Change::Removed, succession).await;
+    }
+}
+
+async fn outlives_its_configuration(change: Change, succession: Succession) {
     let listeners = Listeners::new();
     let trip = Trip::start_with(|envoy| envoy.workers(1).drain_time_s(1).edit(listeners.take_from())).await.unwrap();
     let slow = |guest, ms| Fault::new(guest, Action::Transaction, FaultKind::Delay).delay(Duration::from_millis(ms));
@@ -97,11 +128,11 @@ async fn outlives_its_configuration(succession: Succession) {
     let under_way = trip.begin(&TripRequest::of("ann").with_car(), Downstream::PLAIN).unwrap();
     tokio::time::sleep(Duration::from_millis(200)).await;
 
-    listeners.replace_saga(202, succession);
+    listeners.replace(change, succession);
     let started = Instant::now();
     for number in 0.. {
         let answer = trip.book(&TripRequest::of(format!("new-{number}"))).await.unwrap();
-        if answer.status == 202 {
+        if answer.status == change.status() && answer.header("saga-id").is_some() == (change == Change::Renamed) {
             break;
         }
         assert!(started.elapsed() < Duration::from_secs(5), "the new configuration is not used");
@@ -113,7 +144,7 @@ async fn outlives_its_configuration(succession: Succession) {
     // Its client was cut off with the old listener.
     assert!(under_way.answer().await.is_err(), "the listener was to end before its saga");
     trip.check_nothing_applied_twice().unwrap();
-    assert_eq!(trip.book(&TripRequest::of("bob")).await.unwrap().status, 202);
+    assert_eq!(trip.book(&TripRequest::of("bob")).await.unwrap().status, change.status());
     trip.check_filter_is_well().await.unwrap();
     assert_eq!(trip.counter("sagas_taken_over").await.unwrap(), 0, "it was to end where it began");
 }
