@@ -54,6 +54,9 @@ mod takeover;
 mod token;
 mod write;
 
+/// A member of etcd that has just gone takes its share of the calls until Envoy knows: another may take the next.
+const NOT_SENT_BEFORE_REFUSED: u32 = 3;
+
 /// How long to wait after so many failures in a row.
 fn back_off_ms(failures: u32) -> Millis {
     50_u64.checked_shl(failures.min(5)).unwrap_or(1_000).min(1_000)

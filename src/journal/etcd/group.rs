@@ -15,7 +15,7 @@ use super::answer::Answer;
 use super::api::{Request, Txn, TxnAnswer};
 use super::session::failure;
 use super::takeover::Candidate;
-use super::{EtcdJournal, back_off_ms};
+use super::{EtcdJournal, NOT_SENT_BEFORE_REFUSED, back_off_ms};
 use crate::journal::{Acknowledgement, StartKey};
 use crate::planted::{Planted, planted};
 use crate::saga::{Millis, SagaId};
@@ -24,8 +24,6 @@ use crate::saga::{Millis, SagaId};
 const MAX_NESTED: usize = 120;
 /// Well below the 1.5 MiB that etcd takes as one request. A larger one goes alone.
 const MAX_BYTES: usize = 768 << 10;
-/// A member of etcd that has just gone takes its share of the calls until Envoy knows: another may take the next.
-const NOT_SENT_BEFORE_REFUSED: u32 = 3;
 /// A takeover's answer holds all records of its saga, each as large as etcd takes.
 const MAX_TAKES: usize = 8;
 /// While one is under way the next one gathers; a second lets nobody wait for an answer that is lost.

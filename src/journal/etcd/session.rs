@@ -8,8 +8,8 @@
 
 use super::answer::Answer;
 use super::api::{Compare, Grant, Int, KeepAlive, Lease, Request, Streamed, Txn, TxnAnswer};
-use super::back_off_ms;
 use super::kept::{Keys, VmRow, encode};
+use super::{NOT_SENT_BEFORE_REFUSED, back_off_ms};
 use crate::planted::{Planted, planted};
 use crate::saga::Millis;
 use crate::saga::record::RECORD_VERSION;
@@ -30,6 +30,8 @@ pub(super) struct Session {
     next_at: Millis,
     /// Calls in a row that came to nothing.
     failures: u32,
+    /// After the last of them nothing can begin until the next attempt.
+    gives_up: bool,
     under_way: bool,
 }
 
@@ -69,6 +71,7 @@ impl Session {
             alive_from: 0,
             next_at: 0,
             failures: 0,
+            gives_up: false,
             under_way: false,
         }
     }
@@ -100,7 +103,7 @@ impl Session {
     /// Nothing that needs a lease can begin: the last attempt to get one has just failed.
     pub(super) fn cannot_begin(&self, now: Millis) -> bool {
         match self.state {
-            State::Out | State::Granted { .. } => self.failures > 0 && now < self.next_at,
+            State::Out | State::Granted { .. } => self.gives_up && now < self.next_at,
             State::In { .. } => !self.may_send(now),
         }
     }
@@ -199,7 +202,7 @@ impl Session {
     }
 
     fn go_on(&mut self, state: State, next_at: Millis) -> Outcome {
-        (self.state, self.next_at, self.failures, self.under_way) = (state, next_at, 0, false);
+        (self.state, self.next_at, self.failures, self.gives_up, self.under_way) = (state, next_at, 0, false, false);
         Outcome::Fine
     }
 
@@ -211,7 +214,8 @@ impl Session {
         }
         log::warn!("etcd does not give this VM {what}: {}", failure(answer));
         self.back_off(now);
-        Outcome::CannotBegin
+        self.gives_up = !matches!(answer, Answer::NotSent) || self.failures >= NOT_SENT_BEFORE_REFUSED;
+        if self.gives_up { Outcome::CannotBegin } else { Outcome::Fine }
     }
 
     fn back_off(&mut self, now: Millis) {
