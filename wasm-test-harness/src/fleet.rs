@@ -45,6 +45,7 @@ pub struct Fleet {
     /// hotel, flight and car.
     pub participants: Participants,
     change: Change,
+    workers: u32,
     wasm: Option<std::path::PathBuf>,
 }
 
@@ -54,6 +55,7 @@ pub struct FleetPlan {
     three_members: bool,
     lease: Duration,
     change: Change,
+    workers: u32,
     wasm: Option<std::path::PathBuf>,
 }
 
@@ -77,6 +79,12 @@ impl FleetPlan {
     }
 
     /// The module to run; the one that ships unless told.
+    /// The worker threads of each Envoy, each with a VM of its own; 1 unless told.
+    pub fn workers(mut self, workers: u32) -> FleetPlan {
+        self.workers = workers;
+        self
+    }
+
     pub fn wasm(mut self, path: std::path::PathBuf) -> FleetPlan {
         self.wasm = Some(path);
         self
@@ -88,12 +96,12 @@ impl FleetPlan {
         self
     }
 
-    /// Starts everything, with so many Envoys of one worker each.
+    /// Starts everything, with so many Envoys.
     ///
     /// # Errors
     /// Something does not start.
     pub async fn start(self, envoys: usize) -> anyhow::Result<Fleet> {
-        let FleetPlan { etcd, three_members, lease, change, wasm } = self;
+        let FleetPlan { etcd, three_members, lease, workers, change, wasm } = self;
         let members = async {
             if !three_members {
                 return anyhow::Ok((etcd.start().await?, Vec::new()));
@@ -106,7 +114,7 @@ impl FleetPlan {
             yaml["journal"]["etcd"]["lease"] = format!("{}ms", lease.as_millis()).into();
             change(yaml);
         });
-        let mut fleet = Fleet { envoys: Vec::new(), etcd, other_members, participants, change, wasm };
+        let mut fleet = Fleet { envoys: Vec::new(), etcd, other_members, participants, workers, change, wasm };
         for _ in 0..envoys {
             let envoy = fleet.another().await?;
             fleet.envoys.push(envoy);
@@ -116,12 +124,13 @@ impl FleetPlan {
 }
 
 impl Fleet {
-    /// A fleet whose leases are of 2 s.
+    /// A fleet of Envoys with one worker each, whose leases are of 2 s.
     pub fn plan() -> FleetPlan {
         FleetPlan {
             etcd: Etcd::new(),
             three_members: false,
             lease: Duration::from_secs(2),
+            workers: 1,
             change: Box::new(|_| {}),
             wasm: None,
         }
@@ -153,7 +162,7 @@ impl Fleet {
         change(&mut configuration);
         let text = serde_yaml_ng::to_string(&configuration)?;
         let mut envoy = Envoy::from_file(CONFIGURATION)
-            .workers(1)
+            .workers(self.workers)
             .upstreams("etcd", self.other_members.iter().chain([&self.etcd]).map(RunningEtcd::address).collect())
             .plugin_configuration("trip", "sagabox", &text);
         for role in STEPS {

@@ -144,6 +144,37 @@ async fn with_recovery_on_hold_nothing_is_taken_over() {
     let mut fleet = Fleet::start(1).await.unwrap();
     let hangs = Fault::new("ann", Action::Transaction, FaultKind::Hang);
     fleet.participants.hotel.set_fault(hangs).unwrap();
+#[tokio::test]
+async fn a_repeated_request_gets_the_saga_of_the_first_at_every_worker() {
+    const CLIENTS: usize = 16;
+    let fleet = Fleet::plan().workers(2).start(1).await.unwrap();
+    let slow = Fault::new("ann", Action::Transaction, FaultKind::Delay).delay(Duration::from_millis(1_500));
+    fleet.participants.hotel.set_fault(slow).unwrap();
+    let (request, other) = (TripRequest::of("ann"), TripRequest::of("ann").with_car());
+    let first = fleet.begin(0, &request, "key").unwrap();
+    tokio::time::sleep(Duration::from_millis(300)).await;
+    // Each over a connection of its own, which the kernel gives to one worker or the other.
+    let again: Vec<_> = (0..CLIENTS).map(|_| fleet.begin(0, &request, "key").unwrap()).collect();
+    let others: Vec<_> = (0..CLIENTS).map(|_| fleet.begin(0, &other, "key").unwrap()).collect();
+    for other in others {
+        let other = other.answer().await.unwrap();
+        assert_eq!((other.status.as_u16(), other.header("saga-id")), (422, None), "{}", other.text());
+    }
+    assert!(again.iter().all(|client| !client.is_done()), "the first was to run still");
+    let connections = fleet.envoys[0].stats(r"^listener\.127.*\.worker_[01]\.downstream_cx_total$").await.unwrap();
+    assert!(connections.len() == 2 && connections.values().all(|count| *count > 3), "{connections:?}");
+    let first = first.answer().await.unwrap();
+    assert_eq!((first.status.as_u16(), first.header("idempotency-replayed")), (201, None));
+    for again in again {
+        let again = again.answer().await.unwrap();
+        assert_eq!((again.status, again.text()), (first.status, first.text()));
+        assert_eq!(again.header("idempotency-replayed"), Some("true"));
+        assert_eq!(again.header("saga-id"), first.header("saga-id"));
+    }
+    fleet.participants.check_nothing_applied_twice().unwrap();
+    fleet.participants.check_one_saga_for_each_guest().unwrap();
+}
+
     let held = fleet.another_with(|yaml| yaml["journal"]["etcd"]["recovery"] = "hold".into());
     fleet.envoys.push(held.await.unwrap());
     let under_way = fleet.begin(0, &TripRequest::of("ann"), "key").unwrap();
