@@ -12,6 +12,7 @@
 //! # Ok(()) }
 //! ```
 
+use std::collections::BTreeMap;
 use std::time::{Duration, Instant};
 
 use anyhow::{Context, ensure};
@@ -44,8 +45,8 @@ pub struct Fleet {
     pub other_members: Vec<RunningEtcd>,
     /// hotel, flight and car.
     pub participants: Participants,
-    change: Change,
     workers: u32,
+    change: Change,
     wasm: Option<std::path::PathBuf>,
 }
 
@@ -54,8 +55,8 @@ pub struct FleetPlan {
     etcd: Etcd,
     three_members: bool,
     lease: Duration,
-    change: Change,
     workers: u32,
+    change: Change,
     wasm: Option<std::path::PathBuf>,
 }
 
@@ -78,13 +79,13 @@ impl FleetPlan {
         self
     }
 
-    /// The module to run; the one that ships unless told.
     /// The worker threads of each Envoy, each with a VM of its own; 1 unless told.
     pub fn workers(mut self, workers: u32) -> FleetPlan {
         self.workers = workers;
         self
     }
 
+    /// The module to run; the one that ships unless told.
     pub fn wasm(mut self, path: std::path::PathBuf) -> FleetPlan {
         self.wasm = Some(path);
         self
@@ -227,6 +228,29 @@ impl Fleet {
         stats.into_values().next().with_context(|| format!("no counter sagabox_{name}"))
     }
 
+    /// The sagas in etcd that have not ended, or of which records are left: what there is of each.
+    ///
+    /// # Errors
+    /// etcd does not answer.
+    pub async fn open_sagas(&self) -> anyhow::Result<BTreeMap<String, Vec<String>>> {
+        let mut open: BTreeMap<String, Vec<String>> = BTreeMap::new();
+        for entry in self.etcd.entries(PREFIX).await? {
+            let parts: Vec<&str> = entry.key.strip_prefix(PREFIX).unwrap_or_default().split('/').collect();
+            let id = match parts.as_slice() {
+                ["saga", id] => serde_json::from_slice::<Json>(&entry.value)
+                    .is_ok_and(|head| !matches!(head["state"].as_str(), Some("completed" | "compensated")))
+                    .then_some(*id),
+                ["record", id, ..] => Some(*id),
+                _ => None,
+            };
+            if let Some(id) = id {
+                let kept = format!("{}: {}", entry.key, String::from_utf8_lossy(&entry.value));
+                open.entry(id.to_owned()).or_default().push(kept);
+            }
+        }
+        Ok(open)
+    }
+
     /// Waits until nothing is left in etcd but what belongs to VMs, definitions, and what is retained.
     ///
     /// # Errors
@@ -234,23 +258,12 @@ impl Fleet {
     pub async fn wait_until_no_saga_is_open(&self, timeout: Duration) -> anyhow::Result<()> {
         let started = Instant::now();
         loop {
-            let mut open = Vec::new();
-            for entry in self.etcd.entries(PREFIX).await? {
-                let parts: Vec<&str> = entry.key.strip_prefix(PREFIX).unwrap_or_default().split('/').collect();
-                let is_open = match parts.as_slice() {
-                    ["saga", _] => serde_json::from_slice::<Json>(&entry.value)
-                        .is_ok_and(|head| !matches!(head["state"].as_str(), Some("completed" | "compensated"))),
-                    ["record", ..] => true,
-                    _ => false,
-                };
-                if is_open {
-                    open.push(format!("{}: {}", entry.key, String::from_utf8_lossy(&entry.value)));
-                }
-            }
+            let open = self.open_sagas().await?;
             if open.is_empty() {
                 return Ok(());
             }
-            ensure!(started.elapsed() < timeout, "open after {timeout:?}:\n{}", open.join("\n"));
+            let left = || open.values().flatten().map(String::as_str).collect::<Vec<_>>().join("\n");
+            ensure!(started.elapsed() < timeout, "open after {timeout:?}:\n{}", left());
             tokio::time::sleep(Duration::from_millis(100)).await;
         }
     }

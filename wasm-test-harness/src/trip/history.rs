@@ -69,6 +69,19 @@ impl History {
         asked.chain(booked).map(Option::unwrap_or_default).collect()
     }
 
+    /// The calls that came after one of a higher epoch: their sender had lost the saga, and sent for it all the same.
+    pub fn overtaken(&self) -> Vec<&Seen> {
+        let mut seen: Vec<&Seen> = self.seen.iter().collect();
+        seen.sort_by_key(|seen| seen.attempt.received_at_us);
+        let mut highest = 0;
+        seen.retain(|seen| {
+            let epoch = seen.attempt.epoch.unwrap_or_default();
+            highest = highest.max(epoch);
+            epoch < highest
+        });
+        seen
+    }
+
     /// The participants with a booking that stands.
     pub fn held(&self) -> BTreeSet<&'static str> {
         let stands = |bookings: &[Booking]| bookings.iter().any(|booking| booking.state == BookingState::Booked);
