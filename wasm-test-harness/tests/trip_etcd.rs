@@ -48,18 +48,35 @@ async fn without_etcd_nothing_begins_and_the_client_is_told_at_once() {
 #[tokio::test]
 async fn a_full_etcd_refuses_new_sagas_and_those_under_way_end_once_there_is_room() {
     let fleet = Fleet::start(1).await.unwrap();
-    let slow = Fault::new("ann", Action::Transaction, FaultKind::Delay).delay(Duration::from_millis(1_500));
-    fleet.participants.hotel.set_fault(slow).unwrap();
-    let under_way = fleet.begin(0, &TripRequest::of("ann").with_car(), "key-of-ann").unwrap();
+    let (ann, cid) = (TripRequest::of("ann").with_car(), TripRequest::of("cid"));
+    for guest in ["ann", "cid"] {
+        let slow = Fault::new(guest, Action::Transaction, FaultKind::Delay).delay(Duration::from_millis(1_500));
+        fleet.participants.hotel.set_fault(slow).unwrap();
+    }
+    fleet.participants.flight.set_fault(Fault::new("cid", Action::Transaction, FaultKind::Refuse)).unwrap();
+    let booked = fleet.begin(0, &ann, "key-of-ann").unwrap();
+    let undone = fleet.begin(0, &cid, "key-of-cid").unwrap();
     tokio::time::sleep(Duration::from_millis(500)).await;
     alarm(&fleet, "ACTIVATE").await;
-    let answer = fleet.ask(0, &TripRequest::of("bob"), "key-of-bob").await.unwrap();
-    assert_eq!((answer.status.as_u16(), answer.header("saga-id")), (503, None), "{}", answer.text());
+    // Hotels answer meanwhile, and what has to be written then comes upon an etcd that is full.
+    let full = Instant::now();
+    while full.elapsed() < Duration::from_secs(3) {
+        let answer = fleet.ask(0, &TripRequest::of("bob"), "key-of-bob").await.unwrap();
+        assert_eq!((answer.status.as_u16(), answer.header("saga-id")), (503, None), "{}", answer.text());
+        tokio::time::sleep(Duration::from_millis(200)).await;
+    }
     assert!(nothing_was_sent(&fleet, "bob"));
     alarm(&fleet, "DEACTIVATE").await;
-    let answer = under_way.answer().await.unwrap();
-    assert_eq!(answer.header("saga-status"), Some("completed"), "{}", answer.text());
+    for (client, end) in [(booked, "completed"), (undone, "compensated")] {
+        let answer = tokio::time::timeout(Duration::from_secs(5), client.answer()).await.expect("no end").unwrap();
+        assert_eq!(answer.header("saga-status"), Some(end), "{}", answer.text());
+    }
     fleet.wait_until_no_saga_is_open(SOON).await.unwrap();
+    assert_eq!(fleet.participants.held("ann").unwrap().len(), 3);
+    assert!(fleet.participants.held("cid").unwrap().is_empty());
+    let answer = fleet.ask_until_told(0, &TripRequest::of("bob"), "key-of-bob", SOON).await.unwrap();
+    assert_eq!(answer.status, 201, "{}", answer.text());
+    fleet.participants.check_one_saga_for_each_guest().unwrap();
 }
 
 /// With this alarm etcd refuses whatever takes room, as it does when its database is as large as its quota.
