@@ -91,17 +91,30 @@ fn nothing_was_sent(fleet: &Fleet, guest: &str) -> bool {
     STEPS.iter().all(|role| history.calls(role, Action::Transaction).is_empty())
 }
 
+/// Is this in any key or value?
+async fn etcd_holds(fleet: &Fleet, text: &str) -> bool {
+    let entries = fleet.etcd.entries("").await.unwrap();
+    let is_in = |bytes: &[u8]| bytes.windows(text.len()).any(|window| window == text.as_bytes());
+    entries.iter().any(|entry| is_in(entry.key.as_bytes()) || is_in(&entry.value))
+}
+
 #[tokio::test]
 async fn a_journal_behind_a_password_is_used_with_it_and_refuses_without() {
-    let etcd = || Etcd::new().auth("sagabox", "secret");
+    let etcd = || Etcd::new().auth("sagabox", "open-sesame");
     let fleet = Fleet::plan().etcd(etcd()).change(|yaml| {
         yaml["journal"]["etcd"]["username"] = "sagabox".into();
-        yaml["journal"]["etcd"]["password"] = "secret".into();
+        yaml["journal"]["etcd"]["password"] = "open-sesame".into();
     });
     let fleet = fleet.start(1).await.unwrap();
-    let answer = fleet.ask(0, &TripRequest::of("ann"), "key").await.unwrap();
+    let slow = Fault::new("ann", Action::Transaction, FaultKind::Delay).delay(Duration::from_millis(1_500));
+    fleet.participants.hotel.set_fault(slow).unwrap();
+    let under_way = fleet.begin(0, &TripRequest::of("ann"), "key").unwrap();
+    tokio::time::sleep(Duration::from_millis(700)).await;
+    assert!(etcd_holds(&fleet, "ann").await, "the saga was to be under way");
+    assert!(!etcd_holds(&fleet, "open-sesame").await, "the password is kept");
+    let answer = under_way.answer().await.unwrap();
     assert_eq!(answer.status, 201, "{}", answer.text());
-    assert!(!format!("{:?}", fleet.etcd.entries(PREFIX).await.unwrap()).contains("secret"), "the password is kept");
+    assert!(!etcd_holds(&fleet, "open-sesame").await, "the password is kept");
 
     let stranger = Fleet::plan().etcd(etcd()).start(1).await.unwrap();
     let answer = stranger.ask(0, &TripRequest::of("ann"), "key").await.unwrap();
