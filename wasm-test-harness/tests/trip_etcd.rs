@@ -145,36 +145,6 @@ async fn a_repeated_request_gets_the_saga_of_the_first_at_every_replica() {
 }
 
 #[tokio::test]
-async fn a_saga_is_finished_by_a_replica_that_has_another_definition_under_the_one_it_began_with() {
-    let mut fleet = Fleet::start(1).await.unwrap();
-    let slow = Fault::new("ann", Action::Transaction, FaultKind::Delay).delay(Duration::from_millis(1_500));
-    fleet.participants.hotel.set_fault(slow).unwrap();
-    let heir = fleet.another_with(|yaml| {
-        yaml["sagas"][0]["name"] = "book-journey".into();
-        yaml["sagas"][0]["steps"].as_sequence_mut().unwrap().remove(2);
-    });
-    fleet.envoys.push(heir.await.unwrap());
-    let under_way = fleet.begin(0, &TripRequest::of("ann").with_car(), "key").unwrap();
-    tokio::time::sleep(Duration::from_millis(700)).await;
-    fleet.envoys[0].kill9();
-    under_way.abandon();
-    fleet.participants.wait_until_held("ann", &STEPS, SOON).await.unwrap();
-    fleet.wait_until_no_saga_is_open(SOON).await.unwrap();
-    assert_eq!(fleet.counter(1, "sagas_taken_over").await.unwrap(), 1);
-    // Those of the first are kept for as long as a saga or a VM refers to them.
-    let started = Instant::now();
-    while fleet.etcd.entries(&format!("{PREFIX}definitions/")).await.unwrap().len() > 1 {
-        assert!(started.elapsed() < SOON, "nobody has removed them");
-        tokio::time::sleep(Duration::from_millis(200)).await;
-    }
-}
-
-#[tokio::test]
-async fn with_recovery_on_hold_nothing_is_taken_over() {
-    let mut fleet = Fleet::start(1).await.unwrap();
-    let hangs = Fault::new("ann", Action::Transaction, FaultKind::Hang);
-    fleet.participants.hotel.set_fault(hangs).unwrap();
-#[tokio::test]
 async fn a_repeated_request_gets_the_saga_of_the_first_at_every_worker() {
     const CLIENTS: usize = 16;
     let fleet = Fleet::plan().workers(2).start(1).await.unwrap();
@@ -205,6 +175,36 @@ async fn a_repeated_request_gets_the_saga_of_the_first_at_every_worker() {
     fleet.participants.check_one_saga_for_each_guest().unwrap();
 }
 
+#[tokio::test]
+async fn a_saga_is_finished_by_a_replica_that_has_another_definition_under_the_one_it_began_with() {
+    let mut fleet = Fleet::start(1).await.unwrap();
+    let slow = Fault::new("ann", Action::Transaction, FaultKind::Delay).delay(Duration::from_millis(1_500));
+    fleet.participants.hotel.set_fault(slow).unwrap();
+    let heir = fleet.another_with(|yaml| {
+        yaml["sagas"][0]["name"] = "book-journey".into();
+        yaml["sagas"][0]["steps"].as_sequence_mut().unwrap().remove(2);
+    });
+    fleet.envoys.push(heir.await.unwrap());
+    let under_way = fleet.begin(0, &TripRequest::of("ann").with_car(), "key").unwrap();
+    tokio::time::sleep(Duration::from_millis(700)).await;
+    fleet.envoys[0].kill9();
+    under_way.abandon();
+    fleet.participants.wait_until_held("ann", &STEPS, SOON).await.unwrap();
+    fleet.wait_until_no_saga_is_open(SOON).await.unwrap();
+    assert_eq!(fleet.counter(1, "sagas_taken_over").await.unwrap(), 1);
+    // Those of the first are kept for as long as a saga or a VM refers to them.
+    let started = Instant::now();
+    while fleet.etcd.entries(&format!("{PREFIX}definitions/")).await.unwrap().len() > 1 {
+        assert!(started.elapsed() < SOON, "nobody has removed them");
+        tokio::time::sleep(Duration::from_millis(200)).await;
+    }
+}
+
+#[tokio::test]
+async fn with_recovery_on_hold_nothing_is_taken_over() {
+    let mut fleet = Fleet::start(1).await.unwrap();
+    let hangs = Fault::new("ann", Action::Transaction, FaultKind::Hang);
+    fleet.participants.hotel.set_fault(hangs).unwrap();
     let held = fleet.another_with(|yaml| yaml["journal"]["etcd"]["recovery"] = "hold".into());
     fleet.envoys.push(held.await.unwrap());
     let under_way = fleet.begin(0, &TripRequest::of("ann"), "key").unwrap();
@@ -237,4 +237,41 @@ async fn what_strangers_leave_under_the_prefix_is_told_and_left_alone() {
     let log = fleet.envoys[0].log();
     assert_eq!(log.matches("saga/not-json").count(), 1, "{log}");
     assert!(log.contains("saga/other: it is of version 7, not 1"), "{log}");
+}
+
+#[tokio::test]
+async fn of_the_sagas_that_a_dead_replica_has_left_one_that_is_damaged_is_set_aside_alone() {
+    const GUESTS: [&str; 4] = ["ann", "bob", "cid", "dan"];
+    let mut fleet = Fleet::start(1).await.unwrap();
+    for guest in GUESTS {
+        let hangs = Fault::new(guest, Action::Transaction, FaultKind::Hang);
+        fleet.participants.hotel.set_fault(hangs).unwrap();
+    }
+    let begin = |guest: &&str| fleet.begin(0, &TripRequest::of(*guest), guest).unwrap();
+    let under_way: Vec<_> = GUESTS.iter().map(begin).collect();
+    tokio::time::sleep(Duration::from_millis(700)).await;
+    fleet.envoys[0].kill9();
+    drop(under_way);
+    // None looks at it before it is damaged.
+    let history = fleet.participants.history("bob").unwrap();
+    let damaged = *history.sagas().first().unwrap();
+    let records = fleet.etcd.entries(&format!("{PREFIX}record/{damaged}/")).await.unwrap();
+    let half = &records[0].value[..records[0].value.len() / 2];
+    fleet.etcd.put(&records[0].key, half).await.unwrap();
+
+    fleet.envoys.push(fleet.another().await.unwrap());
+    for guest in ["ann", "cid", "dan"] {
+        fleet.participants.wait_until_held(guest, &["hotel", "flight"], SOON).await.unwrap();
+        let answer = fleet.ask(1, &TripRequest::of(guest), guest).await.unwrap();
+        assert_eq!((answer.status.as_u16(), answer.header("idempotency-replayed")), (201, Some("true")));
+    }
+    let calls = fleet.participants.history("bob").unwrap().table();
+    assert_eq!(calls, history.table(), "something was sent for it");
+    assert_eq!(fleet.counter(1, "sagas_quarantined").await.unwrap(), 1);
+    let open = fleet.open_sagas().await.unwrap();
+    assert_eq!(open.keys().collect::<Vec<_>>(), [damaged], "{open:?}");
+    let head = fleet.etcd.entries(&format!("{PREFIX}saga/{damaged}")).await.unwrap().remove(0);
+    let head: serde_json::Value = serde_json::from_slice(&head.value).unwrap();
+    assert!(head["quarantined"].is_string(), "{head}");
+    assert_eq!(fleet.etcd.entries(&records[0].key).await.unwrap()[0].value, half);
 }
