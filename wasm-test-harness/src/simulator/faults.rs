@@ -76,6 +76,8 @@ pub struct Faults {
     pub etcd_away: f64,
     /// etcd's database is full for a while.
     pub etcd_full: f64,
+    /// etcd answers that it is unavailable, after it has done what it was asked, or without.
+    pub etcd_unsure: f64,
 
     /// A VM traps a few host calls after a client's request has come to it: in the middle of its saga.
     pub trap_in_saga: f64,
@@ -128,6 +130,8 @@ impl Faults {
         ("etcd_full", |faults| &mut faults.etcd_full),
     ];
 
+    const OF_ETCD_UNSURE: [Field; 1] = [("etcd_unsure", |faults| &mut faults.etcd_unsure)];
+
     const OF_OWNERS: [Field; 1] = [("trap_in_saga", |faults| &mut faults.trap_in_saga)];
 
     /// Some of the faults, each at a rate of its own: a few at a time find more than all at once, which leave no saga
@@ -167,14 +171,19 @@ impl Faults {
         self
     }
 
-    /// The same, with etcd for some runs, and its faults.
-    pub fn with_etcd(mut self, random: &mut Pcg64Mcg) -> Faults {
+    /// The same, with etcd for some runs, and its faults; the last group is drawn for itself here, too.
+    pub fn with_etcd(mut self, random: &mut Pcg64Mcg, of_unsure: &mut Pcg64Mcg) -> Faults {
         let [(_, in_etcd), of_etcd @ ..] = Self::OF_ETCD;
         *in_etcd(&mut self) = if random.random_bool(0.5) { 1.0 } else { 0.0 };
         for (name, field) in of_etcd {
             if random.random_bool(0.3) {
                 let rates = if ["etcd_away", "etcd_full"].contains(&name) { [0.5, 1.0] } else { [0.05, 0.2] };
                 *field(&mut self) = rates[random.random_range(0..2)];
+            }
+        }
+        for (_, field) in Self::OF_ETCD_UNSURE {
+            if of_unsure.random_bool(0.2) {
+                *field(&mut self) = [0.05, 0.2][of_unsure.random_range(0..2)];
             }
         }
         self
@@ -214,6 +223,7 @@ impl Faults {
             .chain(Self::OF_THE_JOURNAL)
             .chain(Self::OF_OWNERS)
             .chain(Self::OF_ETCD)
+            .chain(Self::OF_ETCD_UNSURE)
     }
 }
 

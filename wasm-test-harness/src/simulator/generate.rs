@@ -32,7 +32,8 @@ pub fn plan(seed: u64, faults: &str) -> anyhow::Result<Plan> {
     };
     let drawn = Faults::random(&mut generator.random);
     let drawn = drawn.with_journal(&mut generator.of_the_journal, &mut generator.of_owners);
-    let drawn = drawn.with_etcd(&mut generator.of_etcd);
+    let mut of_unsure = Pcg64Mcg::seed_from_u64(seed ^ 0x0e7c_d0f5);
+    let drawn = drawn.with_etcd(&mut generator.of_etcd, &mut of_unsure);
     let faults = drawn.with(faults)?;
     Ok(generator.plan(faults))
 }

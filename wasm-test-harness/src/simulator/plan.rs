@@ -48,11 +48,11 @@ impl Plan {
     /// Whether etcd, or a proxy's lease there, may be away for a while.
     pub fn may_miss_etcd(&self) -> bool {
         let faults = &self.faults;
-        let rates = [faults.etcd_request_lost, faults.etcd_answer_lost, faults.etcd_slow, faults.vm_stalled];
+        let etcd = [faults.etcd_request_lost, faults.etcd_answer_lost, faults.etcd_slow, faults.etcd_unsure];
         let troubles = self.troubles.iter().any(|(_, trouble)| {
             matches!(trouble, Trouble::EtcdAway { .. } | Trouble::EtcdFull { .. } | Trouble::Freeze { .. })
         });
-        troubles || rates.iter().any(|rate| *rate > 0.0)
+        troubles || faults.vm_stalled > 0.0 || etcd.iter().any(|rate| *rate > 0.0)
     }
 
     /// Which step of its definition a call is of. Definitions of one name differ between configurations, but a step of the

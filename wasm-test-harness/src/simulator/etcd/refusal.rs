@@ -18,6 +18,7 @@ const RESOURCE_EXHAUSTED: u8 = 8;
 const FAILED_PRECONDITION: u8 = 9;
 const OUT_OF_RANGE: u8 = 11;
 const UNIMPLEMENTED: u8 = 12;
+const UNAVAILABLE: u8 = 14;
 
 impl Refusal {
     /// A key is empty.
@@ -49,6 +50,10 @@ impl Refusal {
     /// Nobody has to say who they are.
     pub const NO_AUTHENTICATION: Refusal =
         Refusal::fixed(FAILED_PRECONDITION, "etcdserver: authentication is not enabled");
+    /// The members have not agreed in time: whether it was done, or will be, nobody knows.
+    pub const TIMED_OUT: Refusal = Refusal::fixed(UNAVAILABLE, "etcdserver: request timed out");
+    /// The member that was asked has lost its leader meanwhile: the same.
+    pub const LEADER_CHANGED: Refusal = Refusal::fixed(UNAVAILABLE, "etcdserver: leader changed");
 
     const fn fixed(code: u8, text: &'static str) -> Refusal {
         Refusal { code, text: Cow::Borrowed(text) }
@@ -84,6 +89,7 @@ impl Refusal {
             FAILED_PRECONDITION => 412,
             RESOURCE_EXHAUSTED => 429,
             UNIMPLEMENTED => 501,
+            UNAVAILABLE => 503,
             _ => 500,
         };
         let body = json!({"error": self.text, "message": self.text, "code": self.code});

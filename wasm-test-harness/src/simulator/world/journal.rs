@@ -8,7 +8,7 @@ use rand_pcg::Pcg64Mcg;
 use serde_json::Value as Json;
 
 use super::{Event, World};
-use crate::simulator::etcd::Etcd;
+use crate::simulator::etcd::{Etcd, Refusal};
 use crate::simulator::history::{CallId, Happening, VmId};
 use crate::simulator::host::{Callout, CalloutAnswer, Headers, Nanos, text};
 use crate::simulator::journal_view::{self, InEtcd};
@@ -30,14 +30,23 @@ pub(super) struct EtcdJournal {
     away: u32,
     full: u32,
     random: Pcg64Mcg,
+    /// For what came later: seeds keep what they have.
+    of_unsure: Pcg64Mcg,
     /// Those of the plan that are still to come.
     orders: Vec<EtcdOrder>,
 }
 
 impl EtcdJournal {
     pub(super) fn new(plan: &Plan, seed: u64) -> EtcdJournal {
-        let random = Pcg64Mcg::seed_from_u64(seed ^ 0x0e7c_d0e7);
-        EtcdJournal { etcd: Etcd::new(), asked: Vec::new(), away: 0, full: 0, random, orders: plan.etcd_orders.clone() }
+        EtcdJournal {
+            etcd: Etcd::new(),
+            asked: Vec::new(),
+            away: 0,
+            full: 0,
+            random: Pcg64Mcg::seed_from_u64(seed ^ 0x0e7c_d0e7),
+            of_unsure: Pcg64Mcg::seed_from_u64(seed ^ 0x0e7c_d0f6),
+            orders: plan.etcd_orders.clone(),
+        }
     }
 
     pub(super) fn vm_of(&self, ask: AskId) -> VmId {
@@ -102,6 +111,15 @@ impl World<'_> {
         strikes
     }
 
+    /// What etcd says where it cannot say what becomes of a call, and whether it does it all the same.
+    fn etcd_is_unsure(&mut self) -> Option<(Refusal, bool)> {
+        let (rate, random) = (self.plan.faults.etcd_unsure, &mut self.journal.of_unsure);
+        let strikes = rate > 0.0 && !self.healed && random.random_bool(rate);
+        self.faults += u64::from(strikes);
+        let says = |late: bool| if late { Refusal::TIMED_OUT } else { Refusal::LEADER_CHANGED };
+        strikes.then(|| (says(random.random_bool(0.5)), random.random_bool(0.5)))
+    }
+
     /// A call has reached etcd.
     pub(super) fn etcd_asked(&mut self, ask: AskId) {
         let latency = self.etcd_latency();
@@ -113,7 +131,11 @@ impl World<'_> {
         let now = self.now();
         self.journal.etcd.expire(now);
         let before = journal_view::in_etcd(&self.journal.etcd);
-        let (status, body) = self.journal.etcd.answer(&path, &callout.body, now);
+        let unsure = self.etcd_is_unsure();
+        let done = unsure.as_ref().is_none_or(|(_, done)| *done);
+        let answer = done.then(|| self.journal.etcd.answer(&path, &callout.body, now));
+        let answer = unsure.map(|(says, _)| says.answer()).or(answer);
+        let (status, body) = answer.unwrap_or_default();
         let after = journal_view::in_etcd(&self.journal.etcd);
         if let Some(what) = taken_from_the_living(&before, &after) {
             self.tell(Happening::Unowned(what));
