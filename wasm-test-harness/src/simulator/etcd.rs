@@ -48,6 +48,8 @@ pub struct Etcd {
     store: Store,
     leases: Leases,
     full: bool,
+    /// So many more requests are done although there is no space for them.
+    done_without_space: u32,
     raft_term: i64,
 }
 
@@ -65,7 +67,13 @@ impl Etcd {
 
     /// An empty one, as if there had been other keys before: its first change will have the revision after this one.
     pub fn at_revision(revision: i64) -> Etcd {
-        Etcd { store: Store::new(revision), leases: Leases::default(), full: false, raft_term: FIRST_RAFT_TERM }
+        Etcd {
+            store: Store::new(revision),
+            leases: Leases::default(),
+            full: false,
+            done_without_space: 0,
+            raft_term: FIRST_RAFT_TERM,
+        }
     }
 
     /// The status and the body with which it answers to a POST. Leases that are due end before.
@@ -115,6 +123,14 @@ impl Etcd {
     /// (etcd does not look into nested ones), and new leases; before anything else is found wrong with them.
     pub fn set_full(&mut self, full: bool) {
         self.full = full;
+        self.done_without_space = 0;
+    }
+
+    /// The quota is used up while so many requests are between their proposal, before which members look whether there is
+    /// space, and their application, when they look again: those are done, and then refused all the same.
+    pub fn fill_up(&mut self, proposed: u32) {
+        self.full = true;
+        self.done_without_space = proposed;
     }
 
     /// Forgets what was before a revision, which is never done unasked.
@@ -160,13 +176,14 @@ impl Etcd {
 
     fn put(&mut self, asked: Put) -> Result<reply::Done, Refusal> {
         check_message(&asked)?;
-        self.check_space(true)?;
-        check_key(&asked.key)?;
-        check_agreed(&asked)?;
-        self.check_lease(&asked)?;
-        self.set(&asked);
-        self.store.end();
-        Ok(reply::Done { header: self.header() })
+        self.with_space(true, |etcd| {
+            check_key(&asked.key)?;
+            check_agreed(&asked)?;
+            etcd.check_lease(&asked)?;
+            etcd.set(&asked);
+            etcd.store.end();
+            Ok(reply::Done { header: etcd.header() })
+        })
     }
 
     fn delete_range(&mut self, asked: DeleteRange) -> Result<reply::DeleteRange, Refusal> {
@@ -180,18 +197,20 @@ impl Etcd {
 
     fn txn(&mut self, asked: Txn) -> Result<reply::Txn, Refusal> {
         check_message(&asked)?;
-        self.check_space(txn::needs_space(&asked))?;
-        check::check(&asked)?;
-        if !txn::is_read_only(&asked) {
-            check_agreed(&asked)?;
-        }
-        self.transact(&asked)
+        self.with_space(txn::needs_space(&asked), |etcd| {
+            check::check(&asked)?;
+            if !txn::is_read_only(&asked) {
+                check_agreed(&asked)?;
+            }
+            etcd.transact(&asked)
+        })
     }
 
     fn grant(&mut self, asked: &OfLease, now: Nanos) -> Result<reply::Lease, Refusal> {
-        self.check_space(true)?;
-        let (id, ttl_s) = self.leases.grant(asked.id, asked.ttl_s, now)?;
-        Ok(reply::Lease { header: self.header(), id: Int(id), ttl_s: Int(ttl_s), ..reply::Lease::default() })
+        self.with_space(true, |etcd| {
+            let (id, ttl_s) = etcd.leases.grant(asked.id, asked.ttl_s, now)?;
+            Ok(reply::Lease { header: etcd.header(), id: Int(id), ttl_s: Int(ttl_s), ..reply::Lease::default() })
+        })
     }
 
     fn revoke(&mut self, asked: OfLease) -> Result<reply::Done, Refusal> {
@@ -229,8 +248,16 @@ impl Etcd {
         reply::Leases { header: self.header(), leases }
     }
 
-    fn check_space(&self, needed: bool) -> Result<(), Refusal> {
-        if needed && self.full { Err(Refusal::NO_SPACE) } else { Ok(()) }
+    /// Does what needs space, or refuses it, or both.
+    fn with_space<A>(&mut self, needed: bool, act: impl FnOnce(&mut Etcd) -> Result<A, Refusal>) -> Result<A, Refusal> {
+        if !needed || !self.full {
+            return act(self);
+        }
+        if self.done_without_space > 0 {
+            act(self)?;
+            self.done_without_space -= 1;
+        }
+        Err(Refusal::NO_SPACE)
     }
 
     fn check_lease(&self, put: &Put) -> Result<(), Refusal> {

@@ -74,7 +74,7 @@ pub struct Faults {
     pub etcd_slow: f64,
     /// etcd cannot be reached for a while, and its leases live on when it is back.
     pub etcd_away: f64,
-    /// etcd's database is full for a while.
+    /// etcd's database is full for a while. The first writes that it refuses for that it may have done all the same.
     pub etcd_full: f64,
     /// etcd answers that it is unavailable, after it has done what it was asked, or without.
     pub etcd_unsure: f64,

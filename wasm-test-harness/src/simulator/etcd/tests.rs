@@ -46,6 +46,22 @@ fn a_lease_ends_on_time_and_takes_its_keys_at_one_revision() {
 }
 
 #[test]
+fn what_was_proposed_before_the_database_was_full_is_done_and_refused() {
+    let mut etcd = Etcd::new();
+    etcd.fill_up(1);
+    let wrong = json!({"key": "", "value": ""});
+    assert_eq!(ask_at(&mut etcd, "/v3/kv/put", wrong, 0).0, 400);
+    for name in ["a", "b"] {
+        let (status, answer) = ask_at(&mut etcd, "/v3/kv/put", put(name, 0), 0);
+        assert_eq!((status, &answer["code"]), (429, &json!(8)));
+    }
+    assert_eq!(keys(&etcd), vec![b"a".as_slice()]);
+    etcd.set_full(false);
+    ask(&mut etcd, "/v3/kv/put", put("b", 0));
+    assert_eq!(keys(&etcd).len(), 2);
+}
+
+#[test]
 fn two_leases_end_at_two_revisions() {
     let mut etcd = Etcd::new();
     for (lease, name) in [(7, "a"), (8, "b")] {

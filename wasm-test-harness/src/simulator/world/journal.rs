@@ -189,14 +189,17 @@ impl World<'_> {
 
     pub(super) fn etcd_is_full(&mut self, for_ns: Nanos) {
         self.journal.full += 1;
-        self.journal.etcd.set_full(true);
+        let proposed = self.journal.of_unsure.random_range(0..=2);
+        self.journal.etcd.fill_up(proposed);
         self.tell_of(ETCD, format!("is full for {} ms", for_ns / MS));
         self.schedule(for_ns, Event::EtcdHasRoom);
     }
 
     pub(super) fn etcd_has_room(&mut self) {
         self.journal.full -= 1;
-        self.journal.etcd.set_full(self.journal.full > 0);
+        if self.journal.full == 0 {
+            self.journal.etcd.set_full(false);
+        }
     }
 
     /// Nothing is sent before the record is durable that says so, nor by who does not own the saga.
