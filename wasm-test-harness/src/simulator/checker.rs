@@ -6,7 +6,7 @@
 //! - No transaction is sent before those that come before it, after the deadline, too often, or once it is being undone.
 //! - Only who owns a saga sends for it: a higher epoch takes it over from a VM that is dead or seemed so, and ends the
 //!   lower one.
-//! - Nothing is sent before the journal has the record that says so.
+//! - Nothing is sent before the journal has the records that say so and why; no end is told before the journal has it.
 //! - A start key begins one saga, and who asks again gets its answer.
 //! - In the end nothing is left: no saga, no timer but heartbeats.
 //!
@@ -52,7 +52,7 @@ pub enum Rule {
     NotConverged,
     /// A call is of a saga that a request has begun, and carries what it should, to where it should.
     Envelope,
-    /// Nothing is sent before it is journaled.
+    /// Nothing is sent, and no end is told, before it is journaled.
     Journaled,
     /// Only the owner of a saga sends for it, and only from an owner that is dead or seemed so is it taken over.
     Owner,
@@ -140,6 +140,10 @@ pub fn check(plan: &Plan, outcome: &Outcome) -> (Vec<Violation>, Tally) {
                 let name = outcome.history.name(*call);
                 view.wrong(Rule::Journaled, format!("{name}: {what}"));
             }
+            Happening::EndNotJournaled(stream, what) => {
+                let client = outcome.history.streams[*stream].client;
+                view.wrong(Rule::Journaled, format!("client {client} was told {what}"));
+            }
             Happening::Unowned(what) => view.wrong(Rule::Owner, what.clone()),
             Happening::Trapped(_, why) if !why.contains("as was ordered") => {
                 view.wrong(Rule::Trap, format!("a VM trapped: {why}"));
@@ -162,7 +166,7 @@ pub fn check(plan: &Plan, outcome: &Outcome) -> (Vec<Violation>, Tally) {
 const LOG_ERROR: u32 = 4;
 
 /// An answer that tells the end of a saga, or that it goes on: its status and its saga.
-fn of_saga(told: &Told) -> Option<(&str, &str)> {
+pub fn of_saga(told: &Told) -> Option<(&str, &str)> {
     let Told::Answer { headers, .. } = told else { return None };
     Some((super::host::text(headers, "saga-status")?, super::host::text(headers, "saga-id")?))
 }

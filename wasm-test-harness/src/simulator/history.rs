@@ -127,6 +127,8 @@ pub enum Happening {
     Ended(CallId, Ended),
     /// A call was sent of which the journal does not have what it must.
     NotJournaled(CallId, String),
+    /// A client was told an end that the journal does not have.
+    EndNotJournaled(StreamId, String),
     /// A saga was taken from an owner that lives.
     Unowned(String),
     /// A VM has trapped, and why.
@@ -222,6 +224,7 @@ impl History {
             }
             Happening::Ended(call, ended) => self.call(*call, "<--", format!("{ended:?}")),
             Happening::NotJournaled(call, what) => ("journal".to_owned(), format!("{}: {what}", self.name(*call))),
+            Happening::EndNotJournaled(stream, what) => (self.client(*stream), format!("was told {what}")),
             Happening::Unowned(what) => ("journal".to_owned(), what.clone()),
             Happening::Trapped(vm, why) => (vm_name(*vm), format!("TRAP {why}")),
             Happening::VmGone(vm, why) => (vm_name(*vm), format!("GONE {why}")),

@@ -88,6 +88,35 @@ pub fn records_in_etcd(etcd: &Etcd, saga: &str) -> Option<(u64, Vec<Json>)> {
     Some((epoch, records.filter_map(|(_, entry)| serde_json::from_slice(&entry.value).ok()).collect()))
 }
 
+/// What is kept of a saga whose client is told its end.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Stand {
+    /// It has not ended.
+    Open,
+    /// It has ended, and is remembered with an answer of this status.
+    Ended(u64),
+    /// There is nothing.
+    Gone,
+}
+
+/// What etcd keeps of a saga.
+pub fn stand_in_etcd(etcd: &Etcd, saga: &str) -> Stand {
+    let mut rows = keys(etcd, "start").filter_map(|(_, entry)| serde_json::from_slice::<Json>(&entry.value).ok());
+    if let Some(row) = rows.find(|row| row["saga"] == saga) {
+        return row["reply"]["status"].as_u64().map_or(Stand::Open, Stand::Ended);
+    }
+    let under = format!("{saga}/");
+    let open = in_etcd(etcd).contains_key(saga) || keys(etcd, "record").any(|(key, _)| key.starts_with(&under));
+    if open { Stand::Open } else { Stand::Gone }
+}
+
+/// What shared data keeps of a saga.
+pub fn stand<'a>(data: impl Iterator<Item = (&'a [u8], &'a [u8])>, saga: &str) -> Stand {
+    let mut heads = data.filter(|(key, _)| is_slot(key)).filter_map(|(_, value)| head(value));
+    let Some(head) = heads.find(|head| head["saga"] == saga) else { return Stand::Gone };
+    head["ended"]["reply"]["status"].as_u64().map_or(Stand::Open, Stand::Ended)
+}
+
 /// What is left in etcd at the end that should not be.
 pub fn left_in_etcd(etcd: &Etcd) -> Vec<String> {
     let mut left = Vec::new();
@@ -130,10 +159,27 @@ fn keys<'a>(etcd: &'a Etcd, kind: &str) -> impl Iterator<Item = (String, &'a Ent
 
 /// Whether records say of a step that it is so.
 pub fn says(records: &[Json], change: &str, step: Option<usize>) -> bool {
-    let changes = records.iter().filter_map(|record| record["changes"].as_array()).flatten();
     let mut of_step =
-        changes.filter(|one| one[change]["step"].as_u64().and_then(|it| usize::try_from(it).ok()) == step);
+        changes(records).filter(|one| one[change]["step"].as_u64().and_then(|it| usize::try_from(it).ok()) == step);
     step.is_some() && of_step.next().is_some()
+}
+
+/// Whether records say of a step that its transaction has succeeded.
+pub fn says_success(records: &[Json], step: Option<usize>) -> bool {
+    let succeeded = |settled: &Json| {
+        let of_step = settled["step"].as_u64().and_then(|it| usize::try_from(it).ok()) == step;
+        of_step && !settled["settlement"]["succeeded"].is_null()
+    };
+    step.is_some() && changes(records).any(|change| succeeded(&change["settled"]))
+}
+
+/// Whether records say that the saga is being undone.
+pub fn says_compensating(records: &[Json]) -> bool {
+    changes(records).any(|change| !change["compensating"].is_null())
+}
+
+fn changes(records: &[Json]) -> impl Iterator<Item = &Json> {
+    records.iter().filter_map(|record| record["changes"].as_array()).flatten()
 }
 
 /// A key as it stands in a request.

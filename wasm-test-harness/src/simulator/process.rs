@@ -8,7 +8,7 @@ use rand::{Rng, SeedableRng};
 use rand_pcg::Pcg64Mcg;
 
 use super::host::Status;
-use super::journal_view::{self, Kept};
+use super::journal_view::{self, Kept, Stand};
 
 /// Which VM of a process: an index that is never used again.
 pub type VmIndex = usize;
@@ -122,6 +122,11 @@ impl Process {
     /// What is kept in shared data.
     pub fn kept(&self) -> Kept {
         journal_view::kept(self.data.iter().map(|(key, value)| (key.as_slice(), value.bytes.as_slice())))
+    }
+
+    /// What is kept of a saga that may have ended.
+    pub fn stand(&self, saga: &str) -> Stand {
+        journal_view::stand(self.data.iter().map(|(key, value)| (key.as_slice(), value.bytes.as_slice())), saga)
     }
 
     /// The epoch and the records of a saga.

@@ -11,6 +11,7 @@
 //! Everything random comes from the seed, everything has an order, and nothing looks at a real clock: the same seed and
 //! the same filter give the same run.
 
+mod durable;
 mod journal;
 mod network;
 mod streams;

@@ -9,7 +9,7 @@ use serde_json::Value as Json;
 
 use super::{Event, World};
 use crate::simulator::etcd::{Etcd, Refusal};
-use crate::simulator::history::{CallId, Happening, VmId};
+use crate::simulator::history::{Happening, VmId};
 use crate::simulator::host::{Callout, CalloutAnswer, Headers, Nanos, text};
 use crate::simulator::journal_view::{self, InEtcd};
 use crate::simulator::plan::{EtcdFate, EtcdOrder, MS, Plan, SECOND};
@@ -24,7 +24,7 @@ pub(super) type AskId = usize;
 
 /// etcd, and what is on its way there.
 pub(super) struct EtcdJournal {
-    etcd: Etcd,
+    pub(super) etcd: Etcd,
     asked: Vec<Asked>,
     /// So many troubles keep it away, and full.
     away: u32,
@@ -200,34 +200,6 @@ impl World<'_> {
         if self.journal.full == 0 {
             self.journal.etcd.set_full(false);
         }
-    }
-
-    /// Nothing is sent before the record is durable that says so, nor by who does not own the saga.
-    pub(super) fn check_journaled(&mut self, call: CallId) {
-        if !self.plan.checks_journal {
-            return;
-        }
-        let record = &self.history.calls[call];
-        let proxy = record.vm.0;
-        let now = self.now();
-        let kept = if self.plan.in_etcd() {
-            self.journal.etcd.expire(now);
-            journal_view::records_in_etcd(&self.journal.etcd, record.header("saga-id"))
-        } else {
-            self.proxies[proxy].process.borrow().records(record.header("saga-id"))
-        };
-        let step = record.header("saga-step").to_owned();
-        let change = if record.is_compensation() { "step_compensating" } else { "in_flight" };
-        let epoch = record.header("saga-epoch").to_owned();
-        let what = match kept {
-            None => "the journal has no such saga".to_owned(),
-            Some((found, _)) if found.to_string() != epoch => format!("the journal has it in epoch {found}"),
-            Some((_, records)) if !journal_view::says(&records, change, self.plan.step_index(record, &step)) => {
-                format!("its records do not say that {step} is {change}")
-            }
-            Some(_) => return,
-        };
-        self.tell(Happening::NotJournaled(call, what));
     }
 }
 

@@ -170,6 +170,7 @@ impl World<'_> {
     /// Tells a client something. What comes after its first answer Envoy ignores; the checker does not.
     pub(super) fn answer_stream(&mut self, stream: StreamId, told: Told) {
         self.tell(Happening::Told(stream, told.clone()));
+        self.check_end_journaled(stream, &told);
         let first = !std::mem::replace(&mut self.streams[stream].answered, true);
         if !first {
             return;
