@@ -129,7 +129,7 @@ pub enum Happening {
     NotJournaled(CallId, String),
     /// A client was told an end that the journal does not have.
     EndNotJournaled(StreamId, String),
-    /// A saga was taken from an owner that lives.
+    /// A saga was taken from an owner that lives, or changed by who does not own it.
     Unowned(String),
     /// A VM has trapped, and why.
     Trapped(VmId, String),

@@ -68,7 +68,7 @@ pub struct InEtcd {
 
 /// What etcd keeps of sagas that have not ended, by id.
 pub fn in_etcd(etcd: &Etcd) -> BTreeMap<String, InEtcd> {
-    let living: BTreeSet<String> = keys(etcd, "vm").map(|(vm, _)| vm).collect();
+    let living = living_in_etcd(etcd);
     let open = keys(etcd, "saga").filter_map(|(saga, entry)| {
         let head: Json = serde_json::from_slice(&entry.value).ok()?;
         let owner = head["owner"].as_str()?.to_owned();
@@ -77,6 +77,36 @@ pub fn in_etcd(etcd: &Etcd) -> BTreeMap<String, InEtcd> {
         (!ended && head["quarantined"].is_null()).then_some((saga, InEtcd { owner, owner_lives }))
     });
     open.collect()
+}
+
+/// What etcd has of a saga, in whatever state.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct Held {
+    /// Name of the owner, and the epoch.
+    pub head: Option<(String, u64)>,
+    /// When the head and the records were written last, by key.
+    written: BTreeMap<String, i64>,
+}
+
+/// What etcd has of sagas, by id.
+pub fn held_in_etcd(etcd: &Etcd) -> BTreeMap<String, Held> {
+    let mut held: BTreeMap<String, Held> = BTreeMap::new();
+    for (saga, entry) in keys(etcd, "saga") {
+        let head: Json = serde_json::from_slice(&entry.value).unwrap_or_default();
+        let of = held.entry(saga).or_default();
+        of.written.insert(String::new(), entry.mod_revision);
+        of.head = head["owner"].as_str().map(|owner| (owner.to_owned(), head["epoch"].as_u64().unwrap_or(0)));
+    }
+    for (key, entry) in keys(etcd, "record") {
+        let saga = key.split('/').next().unwrap_or_default().to_owned();
+        held.entry(saga).or_default().written.insert(key, entry.mod_revision);
+    }
+    held
+}
+
+/// Names of the VMs that live, to etcd's knowledge.
+pub fn living_in_etcd(etcd: &Etcd) -> BTreeSet<String> {
+    keys(etcd, "vm").map(|(vm, _)| vm).collect()
 }
 
 /// The epoch and the records of a saga, as etcd has them.

@@ -1,7 +1,7 @@
 //! Calls of VMs to etcd, where a run keeps its sagas there: on their way, what goes wrong, and what must hold of every
 //! one of them.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 
 use rand::{Rng, SeedableRng};
 use rand_pcg::Pcg64Mcg;
@@ -11,8 +11,9 @@ use super::{Event, World};
 use crate::simulator::etcd::{Etcd, Refusal};
 use crate::simulator::history::{Happening, VmId};
 use crate::simulator::host::{Callout, CalloutAnswer, Headers, Nanos, text};
-use crate::simulator::journal_view::{self, InEtcd};
+use crate::simulator::journal_view::{self, Held};
 use crate::simulator::plan::{EtcdFate, EtcdOrder, MS, Plan, SECOND};
+use crate::simulator::process::ContextId;
 
 /// The cluster of etcd, in every generated configuration.
 pub const ETCD: &str = "etcd";
@@ -25,6 +26,8 @@ pub(super) type AskId = usize;
 /// etcd, and what is on its way there.
 pub(super) struct EtcdJournal {
     pub(super) etcd: Etcd,
+    /// Whose the names of VMs are, in etcd.
+    names: BTreeMap<String, (VmId, ContextId)>,
     asked: Vec<Asked>,
     /// So many troubles keep it away, and full.
     away: u32,
@@ -40,6 +43,7 @@ impl EtcdJournal {
     pub(super) fn new(plan: &Plan, seed: u64) -> EtcdJournal {
         EtcdJournal {
             etcd: Etcd::new(),
+            names: BTreeMap::new(),
             asked: Vec::new(),
             away: 0,
             full: 0,
@@ -51,6 +55,15 @@ impl EtcdJournal {
 
     pub(super) fn vm_of(&self, ask: AskId) -> VmId {
         self.asked[ask].vm
+    }
+
+    /// A VM makes the key of its name itself.
+    fn learn_names(&mut self, asker: (VmId, ContextId), body: &[u8]) {
+        let mut keys = Vec::new();
+        written_keys(&serde_json::from_slice(body).unwrap_or_default(), &mut keys);
+        for name in keys.iter().filter_map(|key| key.strip_prefix("+sagabox/vm/")) {
+            self.names.entry(name.to_owned()).or_insert(asker);
+        }
     }
 
     pub(super) fn has_no_open_saga(&self) -> bool {
@@ -130,15 +143,24 @@ impl World<'_> {
         let path = text(&callout.headers, ":path").unwrap_or_default().to_owned();
         let now = self.now();
         self.journal.etcd.expire(now);
-        let before = journal_view::in_etcd(&self.journal.etcd);
+        let asker = (self.journal.asked[ask].vm, callout.context);
+        self.journal.learn_names(asker, &callout.body);
+        let living = journal_view::living_in_etcd(&self.journal.etcd);
+        let before = journal_view::held_in_etcd(&self.journal.etcd);
         let unsure = self.etcd_is_unsure();
         let done = unsure.as_ref().is_none_or(|(_, done)| *done);
         let answer = done.then(|| self.journal.etcd.answer(&path, &callout.body, now));
         let answer = unsure.map(|(says, _)| says.answer()).or(answer);
         let (status, body) = answer.unwrap_or_default();
-        let after = journal_view::in_etcd(&self.journal.etcd);
-        if let Some(what) = taken_from_the_living(&before, &after) {
-            self.tell(Happening::Unowned(what));
+        let after = journal_view::held_in_etcd(&self.journal.etcd);
+        let sagas: BTreeSet<&String> = before.keys().chain(after.keys()).collect();
+        for saga in sagas {
+            let (was, is) =
+                (before.get(saga).cloned().unwrap_or_default(), after.get(saga).cloned().unwrap_or_default());
+            let is_asker = |name: &str| self.journal.names.get(name) == Some(&asker);
+            if let Some(what) = wrong_change(&was, &is, &living, is_asker) {
+                self.tell(Happening::Unowned(format!("saga {saga} {what}, by {}", vm_name(asker.0))));
+            }
         }
         self.tell_of(ETCD, format!("answers {status} to ({ask})"));
         if self.journal.asked[ask].fate == Some(EtcdFate::AnswerLost) {
@@ -203,13 +225,21 @@ impl World<'_> {
     }
 }
 
-/// A saga has got another owner, whose VM's key is there.
-fn taken_from_the_living(before: &BTreeMap<String, InEtcd>, after: &BTreeMap<String, InEtcd>) -> Option<String> {
-    before.iter().find_map(|(saga, was)| {
-        let is = after.get(saga)?;
-        let taken = is.owner != was.owner && was.owner_lives;
-        taken.then(|| format!("saga {saga} was taken from {}, which lives", was.owner))
-    })
+/// A saga is changed by its owner, or taken over from one whose key is gone, which raises its epoch by one.
+fn wrong_change(was: &Held, is: &Held, living: &BTreeSet<String>, is_asker: impl Fn(&str) -> bool) -> Option<String> {
+    match (&was.head, &is.head) {
+        _ if was == is => None,
+        (None, None) => Some("was changed, which is nobody's".to_owned()),
+        (None, Some((owner, _))) => (!is_asker(owner)).then(|| format!("was begun for {owner}")),
+        (Some((owner, epoch)), Some((new_owner, new_epoch))) if (owner, epoch) != (new_owner, new_epoch) => {
+            let rightly = !living.contains(owner) && is_asker(new_owner) && *new_epoch == epoch + 1;
+            let lives = if living.contains(owner) { ", which lives," } else { "" };
+            let what =
+                || format!("was taken from {owner} in epoch {epoch}{lives} for {new_owner} in epoch {new_epoch}");
+            (!rightly).then(what)
+        }
+        (Some((owner, _)), _) => (!is_asker(owner)).then(|| format!("was changed, which is {owner}'s")),
+    }
 }
 
 fn vm_name(vm: VmId) -> String {
