@@ -98,10 +98,12 @@ fn seeds_that_have_found_something_keep_every_rule() {
 #[test]
 fn without_faults_every_saga_completes() {
     let threads = std::thread::available_parallelism().map_or(1, NonZero::get);
-    let campaign = campaign::run(&shipped(), 0, 200, "all=0", threads, Until::TheEnd).unwrap();
-    assert!(campaign.failed.is_empty(), "{:?}", campaign.failed);
-    assert_eq!((campaign.faults, campaign.tally.lost), (0, 0), "{campaign}");
-    assert!(campaign.tally.completed > 400, "{campaign}");
+    for faults in ["all=0", "all=0,journal_in_etcd=1"] {
+        let campaign = campaign::run(&shipped(), 0, 200, faults, threads, Until::TheEnd).unwrap();
+        assert!(campaign.failed.is_empty(), "{faults}: {:?}", campaign.failed);
+        assert_eq!((campaign.faults, campaign.tally.lost), (0, 0), "{faults}: {campaign}");
+        assert!(campaign.tally.completed > 400, "{faults}: {campaign}");
+    }
 }
 
 #[test]

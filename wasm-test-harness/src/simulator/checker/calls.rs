@@ -148,7 +148,7 @@ impl<'a> View<'a> {
         let slow = self.slow.contains(&record.vm);
         let late = half.last_ended_at + longest + SLACK + self.frozen(record.vm.0);
         // It waits as long as the VM does not know that the saga is still its own.
-        if half.last_ended_at > 0 && self.now > late && number > 1 && !slow && !self.in_etcd {
+        if half.last_ended_at > 0 && self.now > late && number > 1 && !slow && !self.may_miss_etcd {
             return Err((
                 Rule::Pace,
                 format!("comes {} ms after the attempt before", (self.now - half.last_ended_at) / MS),

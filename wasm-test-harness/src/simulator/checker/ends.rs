@@ -90,7 +90,7 @@ impl<'a> View<'a> {
                 check_summary(saga.model.has_body_when_compensated(), id, status, told)
             }
             // Who has lost its lease tells its clients so at once.
-            "running" | "compensating" if waited + MS < may_wait && !slow && !self.in_etcd => {
+            "running" | "compensating" if waited + MS < may_wait && !slow && !self.may_miss_etcd => {
                 Err((Rule::Waits, format!("waited only {} ms", waited / MS)))
             }
             "running" | "compensating" => {
@@ -108,7 +108,7 @@ impl<'a> View<'a> {
         let record = &self.history.streams[stream];
         let vm = record.vm.unwrap_or_default();
         let (asked, slow) = (self.requested_at.get(&stream).copied().unwrap_or(0), self.slow.contains(&vm));
-        let lenient = slow || self.in_etcd || self.frozen(vm.0) > 0;
+        let lenient = slow || self.may_miss_etcd || self.frozen(vm.0) > 0;
         let (plan, now) = (self.plan, self.now);
         // By the definition that is served now.
         let deadline_ms = self.model_of(stream).map_or(0, SagaModel::deadline_ms);
@@ -270,7 +270,7 @@ impl<'a> View<'a> {
         let set_aside = outcome.kept.iter().any(|kept| kept.set_aside.iter().any(|other| other == id));
         let set_aside = set_aside || outcome.set_aside_in_etcd.iter().any(|other| other == id);
         let lost = self.is_lost(saga) || set_aside;
-        if !lost && !self.gone.contains_key(&saga.vm) && saga.epoch == 1 && !self.in_etcd {
+        if !lost && !self.gone.contains_key(&saga.vm) && saga.epoch == 1 && !self.may_miss_etcd {
             first_steps_are_tried_together(saga)?;
         }
         let asked = saga.model.steps.iter().filter(|step| !saga.skips(step)).count();

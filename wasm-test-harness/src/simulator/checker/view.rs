@@ -200,6 +200,8 @@ pub(super) struct View<'a> {
     pub(super) now: Nanos,
     /// Sagas are kept in etcd, and go on in any process.
     pub(super) in_etcd: bool,
+    /// They are, and etcd may not be there for a while: what follows from an answer of its may come late.
+    pub(super) may_miss_etcd: bool,
     /// By id.
     pub(super) sagas: BTreeMap<String, SagaView<'a>>,
     /// The saga of each request.
@@ -228,6 +230,7 @@ impl<'a> View<'a> {
             configurations,
             now: 0,
             in_etcd: plan.in_etcd(),
+            may_miss_etcd: plan.in_etcd() && plan.may_miss_etcd(),
             sagas: BTreeMap::new(),
             saga_of: BTreeMap::new(),
             told: BTreeMap::new(),
