@@ -19,11 +19,10 @@ mod store;
 mod tests;
 mod txn;
 
-use std::collections::BTreeSet;
-
 use serde::Serialize;
 
 use self::check::check_key;
+pub use self::leases::Lease;
 use self::leases::Leases;
 pub use self::refusal::Refusal;
 use self::reply::{Bytes, Header, Int, Streamed};
@@ -138,9 +137,9 @@ impl Etcd {
         self.store.compact(revision)
     }
 
-    /// All leases by id: the id, the seconds for which it was granted, and the keys that end with it.
-    pub fn leases(&self) -> impl Iterator<Item = (i64, i64, &BTreeSet<Vec<u8>>)> {
-        self.leases.all().map(|(id, lease)| (id, lease.granted_ttl_s, &lease.keys))
+    /// All leases by id.
+    pub fn leases(&self) -> impl Iterator<Item = (i64, &Lease)> {
+        self.leases.all()
     }
 
     /// All keys in their order, with what is under them.

@@ -5,7 +5,8 @@ use std::collections::{BTreeMap, BTreeSet};
 use base64::Engine;
 use serde_json::Value as Json;
 
-use super::etcd::{Entry, Etcd};
+use super::etcd::{Entry, Etcd, Lease};
+use super::host::Nanos;
 
 /// What is kept.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
@@ -167,6 +168,26 @@ pub fn left_in_etcd(etcd: &Etcd) -> Vec<String> {
     left.extend(keys(etcd, "record").filter(|(key, _)| of_nobody(key)).map(|(key, _)| format!("record {key}")));
     left.extend(keys(etcd, "vm").filter(|(_, entry)| entry.lease == 0).map(|(key, _)| format!("VM {key} on no lease")));
     left
+}
+
+/// Definitions to which no VM and no saga refers.
+pub fn unreferenced_in_etcd(etcd: &Etcd) -> BTreeSet<String> {
+    let of =
+        |entry: &Entry| Some(serde_json::from_slice::<Json>(&entry.value).ok()?["definitions"].as_str()?.to_owned());
+    let users = keys(etcd, "vm").chain(keys(etcd, "saga"));
+    let used: BTreeSet<String> = users.filter_map(|(_, entry)| of(entry)).collect();
+    keys(etcd, "definitions").map(|(hash, _)| hash).filter(|hash| !used.contains(hash)).collect()
+}
+
+/// Leases of VMs: their ids, the names of those whose keys are on them, and since when nobody has kept them alive.
+/// Whatever else is on a lease is retained, for much longer than a VM's lease lasts.
+pub fn leases_of_vms(etcd: &Etcd, lease_s: i64) -> Vec<(i64, Vec<String>, Nanos)> {
+    let of_vms = etcd.leases().filter(|(_, lease)| lease.granted_ttl_s <= lease_s);
+    let names = |lease: &Lease| {
+        let keys = lease.keys.iter().map(|key| String::from_utf8_lossy(key).into_owned());
+        keys.map(|key| key.strip_prefix("sagabox/vm/").unwrap_or(&key).to_owned()).collect()
+    };
+    of_vms.map(|(id, lease)| (id, names(lease), lease.idle_since())).collect()
 }
 
 /// Sagas that were set aside.

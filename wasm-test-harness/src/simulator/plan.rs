@@ -45,6 +45,12 @@ impl Plan {
         self.configurations.iter().any(|configuration| !configuration["journal"]["etcd"].is_null())
     }
 
+    /// The longest lease of a VM in etcd, in whole seconds.
+    pub fn etcd_lease_s(&self) -> i64 {
+        let leases = self.configurations.iter().filter_map(|one| one["journal"]["etcd"]["lease"].as_str());
+        leases.filter_map(|lease| lease.strip_suffix('s')?.parse().ok()).max().unwrap_or(0)
+    }
+
     /// Whether etcd, or a proxy's lease there, may be away for a while.
     pub fn may_miss_etcd(&self) -> bool {
         let faults = &self.faults;

@@ -12,6 +12,7 @@
 //! the same filter give the same run.
 
 mod durable;
+mod end;
 mod journal;
 mod network;
 mod streams;
@@ -24,6 +25,8 @@ use std::rc::Rc;
 use rand::{Rng, SeedableRng};
 use rand_pcg::Pcg64Mcg;
 
+pub use self::end::Outcome;
+use self::end::Quiet;
 pub use self::journal::ETCD;
 use self::journal::{AskId, EtcdJournal};
 use self::streams::Stream;
@@ -32,7 +35,6 @@ use self::vms::Slot;
 use super::filter::Filter;
 use super::history::{CallId, Ended, Happening, History, StreamId, VmId, vm_name};
 use super::host::{CalloutAnswer, Clock, Nanos};
-use super::journal_view::Kept;
 use super::participants::Participant;
 use super::plan::{MS, Plan, SECOND, Trouble};
 use super::process::{ContextId, Process};
@@ -41,13 +43,6 @@ use super::process::{ContextId, Process};
 const CONVERGES_WITHIN: Nanos = 120 * SECOND;
 /// A run with more events than this does not end by itself.
 const MAX_EVENTS: u64 = 400_000;
-/// For so long nothing but heartbeats may come in the end.
-const QUIET: Nanos = 5 * SECOND;
-/// A root's heartbeat comes every 500 ms.
-const MOST_TICKS_IN_QUIET: u32 = 11;
-/// With a lease of 3 s, a keepalive and a look for sagas without owner every second; each may have to be repeated.
-const MOST_TICKS_IN_QUIET_WITH_ETCD: u32 = 20;
-
 /// When an event is due, and, of those due at one time, which comes first.
 type Due = (Nanos, u64);
 
@@ -110,45 +105,12 @@ impl Proxy {
     }
 }
 
-/// How a run came out.
-pub struct Outcome {
-    /// Everything that happened.
-    pub history: History,
-    /// The participants, by name, as they are in the end.
-    pub participants: BTreeMap<String, Participant>,
-    /// The run came to its end: nothing was due any more.
-    pub converged: bool,
-    /// Roots that would not end: they have sagas, after everything is over.
-    pub open_roots: Vec<(VmId, ContextId)>,
-    /// What is in shared data, by proxy.
-    pub kept: Vec<Kept>,
-    /// What is left in etcd that should not be.
-    pub left_in_etcd: Vec<String>,
-    /// Sagas that were set aside in etcd.
-    pub set_aside_in_etcd: Vec<String>,
-    /// Roots that had more to do in the end than to show that they live.
-    pub restless: Vec<(VmId, ContextId)>,
-    /// Events that did not fit their saga, as the filter counts them.
-    pub illegal_events: i64,
-    /// How much virtual time the run took.
-    pub took: Nanos,
-    /// Faults that were injected.
-    pub faults: u64,
-}
-
 /// Who knows that a step was done.
 struct Known {
     /// The VM that was told.
     by: VmId,
     /// It has written that down since: before it sends a call for the first time, it does so with all it knows.
     recorded: bool,
-}
-
-/// A time in which nothing but ticks has come.
-struct Quiet {
-    since: Nanos,
-    /// How many of each root.
-    ticks: BTreeMap<(VmId, ContextId), u32>,
 }
 
 /// See the module's text.
@@ -196,7 +158,7 @@ impl<'a> World<'a> {
             world.clock.advance_to(at);
             world.busy -= u64::from(!event.is_of_background());
             if let (Some(quiet), Event::Tick { vm, root, .. }) = (&mut world.quiet, &event) {
-                *quiet.ticks.entry((*vm, *root)).or_default() += 1;
+                quiet.count_tick(*vm, *root);
             }
             world.take(event);
             if world.is_over() {
@@ -230,19 +192,6 @@ impl<'a> World<'a> {
             faults: 0,
             illegal_events: 0,
         }
-    }
-
-    /// Heartbeats never end: a run is over when nothing else has come for a while and no saga is open.
-    fn is_over(&mut self) -> bool {
-        let rests = self.healed && self.busy == 0 && self.proxies.iter().all(Proxy::has_no_open_saga);
-        let rests = rests && self.journal.has_no_open_saga();
-        if !rests {
-            self.quiet = None;
-            return false;
-        }
-        let now = self.clock.now();
-        let quiet = self.quiet.get_or_insert_with(|| Quiet { since: now, ticks: BTreeMap::new() });
-        quiet.since + QUIET <= now
     }
 
     fn prepare(&mut self) {
@@ -469,31 +418,6 @@ impl<'a> World<'a> {
                 self.proxies[proxy].wall_offset.set(by_ns);
                 self.tell_of(format!("proxy{proxy}"), format!("its wall clock is {} ms off", by_ns / 1_000_000));
             }
-        }
-    }
-
-    fn outcome(mut self, converged: bool) -> Outcome {
-        let open_roots = self.roots_that_do_not_end();
-        for proxy in 0..self.proxies.len() {
-            self.count_illegal_events(proxy);
-        }
-        let participants = self.plan.participants.iter().cloned().zip(self.participants).collect();
-        let kept = self.proxies.iter().map(|proxy| proxy.process.borrow().kept()).collect();
-        let most_ticks = if self.plan.in_etcd() { MOST_TICKS_IN_QUIET_WITH_ETCD } else { MOST_TICKS_IN_QUIET };
-        let ticks = self.quiet.take().map(|quiet| quiet.ticks).unwrap_or_default();
-        let restless = ticks.into_iter().filter(|(_, count)| *count > most_ticks).map(|(root, _)| root);
-        Outcome {
-            participants,
-            converged,
-            open_roots,
-            kept,
-            left_in_etcd: self.journal.left(),
-            set_aside_in_etcd: self.journal.set_aside(),
-            restless: restless.collect(),
-            illegal_events: self.illegal_events,
-            took: self.clock.now(),
-            faults: self.faults,
-            history: self.history,
         }
     }
 }

@@ -26,6 +26,11 @@ pub struct Lease {
 }
 
 impl Lease {
+    /// Since when nobody has kept it alive, at the least.
+    pub fn idle_since(&self) -> Nanos {
+        self.expires_at.saturating_sub(end(0, self.granted_ttl_s))
+    }
+
     /// Whole seconds that are left.
     pub fn left_s(&self, now: Nanos) -> i64 {
         (self.expires_at.saturating_sub(now) / SECOND).cast_signed()

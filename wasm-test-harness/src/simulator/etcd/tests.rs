@@ -99,7 +99,7 @@ fn all_leases_have_their_whole_time_and_a_second_after_a_restart() {
     ask(&mut etcd, "/v3/lease/grant", json!({"TTL": 9, "ID": 8}));
     etcd.restart(20 * SECOND);
     etcd.expire(26 * SECOND - 1);
-    assert_eq!(etcd.leases().map(|(id, ttl_s, _)| (id, ttl_s)).collect::<Vec<_>>(), [(7, 5), (8, 9)]);
+    assert_eq!(etcd.leases().map(|(id, lease)| (id, lease.granted_ttl_s)).collect::<Vec<_>>(), [(7, 5), (8, 9)]);
     etcd.expire(26 * SECOND);
     assert_eq!((etcd.leases().count(), etcd.next_expiry()), (1, Some(30 * SECOND)));
 }

@@ -26,6 +26,8 @@ pub(super) type AskId = usize;
 /// etcd, and what is on its way there.
 pub(super) struct EtcdJournal {
     pub(super) etcd: Etcd,
+    /// For which VMs ask for their leases.
+    lease_s: i64,
     /// Whose the names of VMs are, in etcd.
     names: BTreeMap<String, (VmId, ContextId)>,
     asked: Vec<Asked>,
@@ -43,6 +45,7 @@ impl EtcdJournal {
     pub(super) fn new(plan: &Plan, seed: u64) -> EtcdJournal {
         EtcdJournal {
             etcd: Etcd::new(),
+            lease_s: plan.etcd_lease_s(),
             names: BTreeMap::new(),
             asked: Vec::new(),
             away: 0,
@@ -72,6 +75,15 @@ impl EtcdJournal {
 
     pub(super) fn left(&self) -> Vec<String> {
         journal_view::left_in_etcd(&self.etcd)
+    }
+
+    /// Their ids, the names of the VMs, and since when nobody has kept them alive.
+    pub(super) fn leases_of_vms(&self) -> Vec<(i64, Vec<String>, Nanos)> {
+        journal_view::leases_of_vms(&self.etcd, self.lease_s)
+    }
+
+    pub(super) fn root_named(&self, name: &str) -> Option<(VmId, ContextId)> {
+        self.names.get(name).copied()
     }
 
     pub(super) fn set_aside(&self) -> Vec<String> {
