@@ -133,6 +133,8 @@ faults! {
     // Clients.
     /// A client is told `completed` while the last step is still in flight; the saga goes on.
     ToldBeforeDone = "told-before-done",
+    /// A client is told the end of its saga before the journal has it.
+    ToldBeforeWritten = "told-before-written",
     /// A client is told every end with the status that is meant for the other.
     WrongStatus = "wrong-status",
     /// A client gets the answer of another open saga, and that saga's client gets this one's.

@@ -325,6 +325,9 @@ impl Saga {
             self.answered = true;
             let reply = self.reply_at_end(SagaState::Completed);
             self.actions.push(Action::Reply(reply));
+        } else if planted(Planted::ToldBeforeWritten) && !self.answered && self.state().has_ended() {
+            self.answered = true;
+            self.actions.extend(self.progress.reply.clone().map(Action::Reply));
         }
     }
 

@@ -26,7 +26,7 @@ use sha2::{Digest, Sha256};
 
 use self::answer::Answer;
 use self::api::{AUTHENTICATE, GRANT, KEEPALIVE, TXN};
-use self::group::{Group, Queue};
+use self::group::{Group, Queue, Wish};
 use self::kept::Keys;
 use self::lookout::Lookout;
 use self::retention::Retention;
@@ -35,7 +35,7 @@ use self::session::{Ask, Outcome, Session};
 use self::start::Looks;
 use self::takeover::Takeovers;
 use self::token::Token;
-use self::write::Kept;
+use self::write::{AfterTheLease, Kept};
 use super::{Acknowledgement, Entry, Fate, Found, Journal, JournalCall, News, Ownership, SharedData, StartKey};
 use crate::definition::EtcdSettings;
 use crate::planted::{Planted, planted};
@@ -213,17 +213,23 @@ impl EtcdJournal {
     }
 
     fn lose_all(&mut self) {
-        let mut lost: Vec<SagaId> = Vec::new();
-        // What was certainly never written begins under the next name.
-        self.sagas.retain(|saga, kept| {
-            if !kept.certainly_never_written() {
-                lost.push(saga.clone());
+        let (mut lost, mut in_doubt): (Vec<SagaId>, Vec<SagaId>) = Default::default();
+        self.sagas.retain(|saga, kept| match kept.after_the_lease() {
+            AfterTheLease::BeginsAnew => true,
+            AfterTheLease::InDoubt => {
+                in_doubt.push(saga.clone());
+                true
             }
-            kept.certainly_never_written()
+            AfterTheLease::Lost => {
+                lost.push(saga.clone());
+                false
+            }
         });
         lost.sort_unstable();
+        in_doubt.sort_unstable();
         log::warn!("etcd has let this VM's lease go: {} sagas go on elsewhere", lost.len());
         self.news.lost.extend(lost);
+        in_doubt.into_iter().for_each(|saga| self.wish(Wish::Write(saga)));
         self.takeovers.forget();
     }
 

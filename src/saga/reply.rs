@@ -46,7 +46,8 @@ impl Saga {
     /// The answer to a client whose saga another owner has taken over.
     pub fn goes_on_elsewhere_reply(&self) -> Reply {
         let state = self.state_towards_client();
-        let detail = "what drove the saga was taken for dead, and something else goes on with it".to_owned();
+        let detail =
+            "what drove the saga was taken for dead, and something else goes on with what has begun".to_owned();
         let mut problem = Problem::new(504, "goes-on-elsewhere", "The saga goes on elsewhere", detail);
         problem.members = self.summary(state);
         self.with_saga_headers(problem.into_reply(), state)

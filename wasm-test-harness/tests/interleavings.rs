@@ -132,6 +132,20 @@ fn a_start_that_arrives_again_after_its_saga_has_ended_begins_nothing() {
 }
 
 #[test]
+fn a_start_in_doubt_when_its_lease_ends_is_looked_up_before_its_client_is_told() {
+    let mut plan = plan(vec![keyed(client("ann", 0, SECOND), "key")]);
+    plan.troubles.push((SECOND + 100 * MS, Trouble::Freeze { proxy: 0, for_ns: 9 * SECOND }));
+    order(&mut plan, "/0000000001", EtcdFate::RequestLate(12 * SECOND));
+    let never_begun = keeps_every_rule(&SHIPPED, &plan);
+    assert_eq!((told(&never_begun, 0), epochs(&never_begun)), (vec![503], vec![]));
+
+    plan.etcd_orders.clear();
+    order(&mut plan, "/0000000001", EtcdFate::AnswerLost);
+    let begun = keeps_every_rule(&SHIPPED, &plan);
+    assert_eq!((told(&begun, 0), epochs(&begun)), (vec![504], vec!["2", "2"]));
+}
+
+#[test]
 fn an_own_write_whose_answer_is_lost_is_not_taken_for_a_lost_saga() {
     let mut plan = plan(vec![client("ann", 0, SECOND)]);
     order(&mut plan, "/0000000002", EtcdFate::AnswerLost);

@@ -170,7 +170,7 @@ fn rules_that_find(fault: Planted) -> &'static [Rule] {
         | Planted::BegunInLostRow => &[Rule::Left],
         Planted::StartKeyIgnored | Planted::RequestUnderKeyNotCompared | Planted::ReplyNotRetained => &[Rule::StartKey],
         Planted::LeaseNotWatched => &[Rule::Owner, Rule::Journaled],
-        Planted::SentBeforeWritten => &[Rule::Journaled],
+        Planted::SentBeforeWritten | Planted::ToldBeforeWritten => &[Rule::Journaled],
         Planted::LostAnswerTakenForRefusal => &[Rule::Left, Rule::Told, Rule::Journaled],
         Planted::OwnWriteTakenForLost | Planted::RecordsLeftBehind => &[Rule::Left],
         Planted::WrittenWithoutComparing => &[Rule::Owner, Rule::Left],
@@ -186,6 +186,7 @@ fn journal_of(fault: Planted) -> &'static str {
     match fault {
         Planted::LeaseNotWatched
         | Planted::SentBeforeWritten
+        | Planted::ToldBeforeWritten
         | Planted::LostAnswerTakenForRefusal
         | Planted::OwnWriteTakenForLost
         | Planted::WrittenWithoutComparing

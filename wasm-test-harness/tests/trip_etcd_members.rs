@@ -14,6 +14,8 @@ use crowd::Crowd;
 const LEASE: Duration = Duration::from_secs(10);
 const SAGAS: usize = 50;
 const APART: Duration = Duration::from_millis(10);
+/// So that most sagas are under way as it goes.
+const HOTELS_TAKE: Duration = Duration::from_millis(700);
 /// Within this the two that are left have elected a leader, and Envoy has seen who is away.
 const GRACE: Duration = Duration::from_secs(3);
 /// Trips that are begun after that, one after another.
@@ -39,7 +41,7 @@ async fn one_goes_away(leader: bool, go: impl FnOnce(&RunningEtcd)) {
     // The lease that ships: electing a leader takes longer than one of 2 s lets an Envoy go on without etcd.
     let mut fleet = Fleet::plan().three_members().lease(LEASE).start(2).await.unwrap();
     let crowd = Crowd::new(0, SAGAS);
-    crowd.set_faults(&fleet);
+    crowd.set_faults(&fleet, HOTELS_TAKE, 1);
     put_aside(&mut fleet, leader).await;
     let under_way = crowd.begin(&fleet, 0, APART).await;
     tokio::time::sleep(Duration::from_millis(100)).await;

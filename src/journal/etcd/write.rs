@@ -39,8 +39,18 @@ struct Pending {
     /// It is in a transaction under way.
     is_sent: bool,
     may_be_written: bool,
-    /// A begin that had no room, or was written just before there was none any more. Nothing of it is under way.
+    /// A begin that may have been written, of which no copy can be written any more.
     is_looked_for: bool,
+}
+
+/// What becomes of a saga whose VM has lost its lease.
+pub(super) enum AfterTheLease {
+    /// It was certainly never written, and begins under the VM's next name.
+    BeginsAnew,
+    /// Whether it has begun is looked up.
+    InDoubt,
+    /// Whoever takes it over goes on with it.
+    Lost,
 }
 
 /// Where a write finds the saga.
@@ -59,6 +69,21 @@ impl Kept {
 
     pub(super) fn is_being_written(&self) -> bool {
         self.pending.is_some() || self.head_under_way
+    }
+
+    /// Under the old name nothing can be written any more: the comparisons fail.
+    pub(super) fn after_the_lease(&mut self) -> AfterTheLease {
+        if self.certainly_never_written() {
+            return AfterTheLease::BeginsAnew;
+        }
+        match &mut self.pending {
+            // Its start key outlives it. Without one, a saga that was taken over and has ended leaves nothing to be found.
+            Some(pending) if self.revision == 0 && self.head.start.is_some() => {
+                (pending.is_looked_for, pending.may_be_written, pending.is_sent) = (true, false, false);
+                AfterTheLease::InDoubt
+            }
+            _ => AfterTheLease::Lost,
+        }
     }
 
     pub(super) fn certainly_never_written(&self) -> bool {
