@@ -207,14 +207,11 @@ impl Session {
     }
 
     fn failed<T>(&mut self, what: &str, answer: &Answer<T>, now: Millis) -> Outcome {
-        if matches!(answer, Answer::Unauthenticated) {
-            // A token ends with its time, or with etcd's restart. The next one is asked for before this is tried again.
-            self.under_way = false;
-            return Outcome::Fine;
-        }
         log::warn!("etcd does not give this VM {what}: {}", failure(answer));
         self.back_off(now);
-        self.gives_up = !matches!(answer, Answer::NotSent) || self.failures >= NOT_SENT_BEFORE_REFUSED;
+        // Another member may be there; another token may be valid, where this one has ended with its time.
+        let may_help_itself = matches!(answer, Answer::NotSent | Answer::Unauthenticated);
+        self.gives_up = !may_help_itself || self.failures >= NOT_SENT_BEFORE_REFUSED;
         if self.gives_up { Outcome::CannotBegin } else { Outcome::Fine }
     }
 

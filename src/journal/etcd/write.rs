@@ -135,6 +135,9 @@ impl EtcdJournal {
         let kept = Kept { head, revision: 0, pending, head_under_way: false, begun_twice: false, is_stuck: false };
         self.sagas.insert(entry.saga.to_owned(), kept);
         self.queue.wants_session = true;
+        if entry.start.is_some() {
+            self.retention.will_be_needed(entry.now);
+        }
         self.wish(Wish::Write(entry.saga.to_owned()));
         Acknowledgement::Pending
     }

@@ -13,7 +13,7 @@ use harness::trip::TripRequest;
 pub struct Crowd {
     round: usize,
     size: usize,
-    deadline: Duration,
+    pub deadline: Duration,
     began: Instant,
 }
 
@@ -36,15 +36,9 @@ impl Told {
 }
 
 impl Crowd {
-    /// `round` tells their names from those of others.
+    /// `round` tells their names from those of others. Their sagas have the deadline that ships.
     pub fn new(round: usize, size: usize) -> Crowd {
         Crowd { round, size, deadline: Duration::from_secs(10), began: Instant::now() }
-    }
-
-    /// Of their sagas, where it is not the shipped one.
-    pub fn deadline(mut self, deadline: Duration) -> Crowd {
-        self.deadline = deadline;
-        self
     }
 
     pub fn request(&self, number: usize) -> TripRequest {
