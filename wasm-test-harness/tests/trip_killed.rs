@@ -124,7 +124,8 @@ async fn sagas_wait_for_an_etcd_that_was_killed_and_go_on_when_it_is_back() {
 async fn clients_are_told_that_their_sagas_go_on_where_etcd_is_away_for_longer_than_they_may_wait() {
     let deadline = Duration::from_secs(3);
     let fleet = Fleet::plan().change(|yaml| yaml["sagas"][0]["deadline"] = "3s".into()).start(1).await.unwrap();
-    let crowd = Crowd { deadline, ..Crowd::new(0, SAGAS) };
+    let mut crowd = Crowd::new(0, SAGAS);
+    crowd.deadline = deadline;
     crowd.set_faults(&fleet, HOTELS_TAKE, 1);
     let under_way = crowd.begin(&fleet, 0, APART).await;
     kill_etcd_under(&fleet, &under_way).await;
