@@ -88,14 +88,20 @@ pub enum Found {
     /// The saga of another request.
     OtherRequest,
     /// A saga of this request that has not ended.
-    UnderWay {
-        /// Its id.
-        saga: SagaId,
-        /// Where it is.
-        state: SagaState,
-    },
+    UnderWay(OpenSaga),
     /// A saga of this request that has ended with this answer.
     Ended(Reply),
+}
+
+/// A saga that has not ended.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct OpenSaga {
+    /// Its id.
+    pub saga: SagaId,
+    /// Where it is.
+    pub state: SagaState,
+    /// Nobody goes on with it: it waits for an operator.
+    pub is_set_aside: bool,
 }
 
 /// A saga whose owner has gone, and which is ours now.

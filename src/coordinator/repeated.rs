@@ -4,8 +4,8 @@ use std::collections::BTreeMap;
 
 use super::{Client, Coordinator, Host};
 use crate::definition::Definition;
-use crate::journal::{Found, Journal, StartKey};
-use crate::saga::{CLIENT_GRACE_MS, Millis, Problem, Reply, SagaId, SagaState};
+use crate::journal::{Found, Journal, OpenSaga, StartKey};
+use crate::saga::{CLIENT_GRACE_MS, Millis, Problem, Reply};
 
 /// How often waiting clients' sagas are looked at: they may run in another VM, which cannot answer them.
 const POLL_MS: Millis = 50;
@@ -22,7 +22,7 @@ struct Wait {
     start: StartKey,
     until: Millis,
     /// The saga, and where it was when it was looked at last.
-    seen: Option<(SagaId, SagaState)>,
+    seen: Option<OpenSaga>,
 }
 
 impl Waiting {
@@ -56,7 +56,7 @@ impl<J: Journal> Coordinator<J> {
             Found::Nothing => return false,
             Found::OtherRequest => host.reply(client, &other_request()),
             Found::Ended(reply) => host.reply(client, &replayed(reply)),
-            Found::UnderWay { .. } | Found::Asked => self.wait(host, client, definition, start),
+            Found::UnderWay(_) | Found::Asked => self.wait(host, client, definition, start),
         }
         true
     }
@@ -79,14 +79,14 @@ impl<J: Journal> Coordinator<J> {
             let answer = match self.journal.look(host, &wait.start, now) {
                 Found::Ended(reply) => replayed(reply),
                 Found::OtherRequest => other_request(),
-                Found::UnderWay { saga, state } if now >= wait.until => still_working(&saga, state),
+                Found::UnderWay(open) if now >= wait.until => still_working(&open),
                 Found::Asked if now >= wait.until => match &wait.seen {
-                    Some((saga, state)) => still_working(saga, *state),
+                    Some(open) => still_working(open),
                     None => Problem::overload("the journal does not answer"),
                 },
-                open @ (Found::UnderWay { .. } | Found::Asked) => {
-                    if let Found::UnderWay { saga, state } = open {
-                        wait.seen = Some((saga, state));
+                found @ (Found::UnderWay(_) | Found::Asked) => {
+                    if let Found::UnderWay(open) = found {
+                        wait.seen = Some(open);
                     }
                     self.waiting.clients.insert(client, wait);
                     continue;
@@ -112,13 +112,31 @@ fn other_request() -> Reply {
     Problem::new(422, "idempotency-key-reused", "The idempotency-key belongs to another request", detail).into_reply()
 }
 
-fn still_working(saga: &str, state: SagaState) -> Reply {
-    let detail = format!("the saga, which another request has begun, is still {}, and goes on", state.name());
+fn still_working(OpenSaga { saga, state, is_set_aside }: &OpenSaga) -> Reply {
+    let what_next = if *is_set_aside { "is set aside: it waits for an operator" } else { "goes on" };
+    let detail = format!("the saga, which another request has begun, is still {}, and {what_next}", state.name());
     let mut problem = Problem::new(504, "still-working", "The saga has not ended in time", detail);
-    problem.members.insert("saga_id".to_owned(), saga.into());
+    problem.members.insert("saga_id".to_owned(), saga.as_str().into());
     problem.members.insert("saga_status".to_owned(), state.name().into());
     let mut reply = problem.into_reply();
-    reply.headers.push(("saga-id".to_owned(), saga.to_owned()));
+    reply.headers.push(("saga-id".to_owned(), saga.clone()));
     reply.headers.push(("saga-status".to_owned(), state.name().to_owned()));
     reply
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::saga::SagaState;
+
+    #[test]
+    fn who_repeats_a_request_is_told_whether_anybody_goes_on_with_its_saga() {
+        for (is_set_aside, what_next) in [(false, "goes on"), (true, "waits for an operator")] {
+            let open = OpenSaga { saga: "s1".to_owned(), state: SagaState::Running, is_set_aside };
+            let reply = still_working(&open);
+            assert_eq!(reply.status, 504);
+            assert!(reply.body.as_deref().unwrap().contains(what_next), "{reply:?}");
+            assert!(reply.headers.contains(&("saga-id".to_owned(), "s1".to_owned())), "{reply:?}");
+        }
+    }
 }

@@ -329,3 +329,6 @@ impl Journal for EtcdJournal {
     /// Nothing is to be left: without keepalives the lease ends by itself.
     fn leave(&mut self, _store: &mut impl SharedData) {}
 }
+
+#[cfg(test)]
+mod tests;

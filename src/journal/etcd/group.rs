@@ -164,13 +164,14 @@ impl EtcdJournal {
             group.push(Queued { incarnation: self.session.incarnation(), ..queued });
         }
         left.append(&mut wishes);
-        // What is wished for first has come in meanwhile.
+        // What some of them need first has come in meanwhile.
+        let has_come_in = !self.queue.wishes.is_empty();
         left.append(&mut self.queue.wishes);
         self.queue.due =
             left.iter().map(|queued| queued.not_before).filter(|at| *at > now).min().unwrap_or(Millis::MAX);
         self.queue.wishes = left;
         if group.is_empty() {
-            return None;
+            return if has_come_in { self.group(now) } else { None };
         }
         if begins == Some(Begin::Written) {
             success.push(Request::put(&self.keys.room(), Vec::new(), None));
@@ -239,7 +240,7 @@ impl EtcdJournal {
                     if !self.is_stale(&queued) && self.refuse(&queued.wish, why) {
                         continue;
                     }
-                    if refusal.is_of_size() && self.is_stuck(&queued.wish) {
+                    if refusal.is_of_size() && self.becomes_stuck(&queued.wish) {
                         log::error!("etcd does not take what it is asked {}: {refusal}; it waits", queued.wish);
                     } else {
                         log::warn!("etcd refuses {}: {refusal}; it is tried again", queued.wish);

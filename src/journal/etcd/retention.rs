@@ -81,3 +81,31 @@ impl Retention {
         self.lease = None;
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn granted(lease: i64) -> Answer<Lease> {
+        Answer::Done(Lease { id: Int(lease), ttl: Int(3_660) })
+    }
+
+    #[test]
+    fn a_lease_is_followed_by_the_next_and_serves_on_where_there_is_none_to_be_had() {
+        let hour = 60 * MINUTE_MS;
+        let mut retention = Retention::new(hour);
+        assert_eq!((retention.lease(0), retention.ask(0).is_some()), (None, true));
+        retention.granted(granted(1), 0, 10);
+        assert_eq!((retention.lease(NEXT_AFTER_MS - 1), retention.ask(NEXT_AFTER_MS - 1).is_some()), (Some(1), false));
+        // The next one is asked for in time.
+        assert_eq!((retention.lease(NEXT_AFTER_MS), retention.ask(NEXT_AFTER_MS).is_some()), (Some(1), true));
+        assert_eq!(retention.lease(MINUTE_MS), None);
+        retention.granted(Answer::NoSpace, NEXT_AFTER_MS, MINUTE_MS);
+        assert_eq!(retention.lease(MINUTE_MS), Some(1));
+        assert_eq!(retention.lease(hour / 2), Some(1));
+        assert_eq!(retention.lease(MINUTE_MS + hour / 2), None);
+        assert!(retention.ask(hour).is_some());
+        retention.granted(granted(2), hour, hour);
+        assert_eq!(retention.lease(hour), Some(2));
+    }
+}

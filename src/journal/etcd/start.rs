@@ -6,7 +6,7 @@ use super::EtcdJournal;
 use super::api::{Request, Txn, TxnAnswer};
 use super::group::{Readiness, Wish};
 use super::kept::{Head, StartRow};
-use crate::journal::{Found, StartKey, replay};
+use crate::journal::{Found, OpenSaga, StartKey, replay};
 use crate::planted::{Planted, planted};
 use crate::saga::Millis;
 
@@ -52,7 +52,7 @@ impl EtcdJournal {
             Look { open: None, found: None }
         });
         if let Some(answered) = &mut look.found {
-            let is_open = matches!(answered.found, Found::UnderWay { .. });
+            let is_open = matches!(answered.found, Found::UnderWay(_));
             let told_before = answered.told_at.is_some_and(|told_at| told_at != now);
             if !told_before || (is_open && now < answered.at.saturating_add(AGAIN_MS)) {
                 answered.told_at = Some(now);
@@ -91,7 +91,10 @@ impl EtcdJournal {
             }
             Some(StartRow { reply: Some(reply), .. }) => Some(Found::Ended(reply)),
             Some(row) => match (head, look.open.replace(row.clone()).filter(|before| before.saga == row.saga)) {
-                (Some(head), Some(_)) => Some(Found::UnderWay { saga: row.saga, state: head.state }),
+                (Some(head), Some(_)) => {
+                    let is_set_aside = head.quarantined.is_some();
+                    Some(Found::UnderWay(OpenSaga { saga: row.saga, state: head.state, is_set_aside }))
+                }
                 // Both were looked at, and the saga is not there: somebody has removed it.
                 (None, Some(_)) => Some(Found::Nothing),
                 // Now it is known which saga to look at.

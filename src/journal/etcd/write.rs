@@ -294,7 +294,7 @@ impl EtcdJournal {
     }
 
     /// What a saga has to write is larger than etcd takes: it goes on only once etcd takes it. False: it was told before.
-    pub(super) fn is_stuck(&mut self, wish: &Wish) -> bool {
+    pub(super) fn becomes_stuck(&mut self, wish: &Wish) -> bool {
         let Wish::Write(saga) = wish else { return false };
         self.sagas.get_mut(saga).is_some_and(|kept| !std::mem::replace(&mut kept.is_stuck, true))
     }

@@ -9,7 +9,7 @@ use serde::{Deserialize, Serialize};
 use super::row::{bucket_key, slot_key};
 use super::slot::{Ended, Slot};
 use super::{MAX_TRIES, Place};
-use crate::journal::{Found, SharedData, StartKey};
+use crate::journal::{Found, OpenSaga, SharedData, StartKey};
 use crate::planted::{Planted, planted};
 
 /// More than sagas are retained by default would want a longer line in each, not more of them.
@@ -58,7 +58,10 @@ pub(super) fn find(store: &impl SharedData, start: &StartKey) -> Found {
     }
     match slot.head.ended {
         Some(Ended { reply, .. }) => Found::Ended(reply),
-        None => Found::UnderWay { saga: line.saga, state: slot.head.state },
+        None => {
+            let is_set_aside = slot.head.quarantined.is_some();
+            Found::UnderWay(OpenSaga { saga: line.saga, state: slot.head.state, is_set_aside })
+        }
     }
 }
 

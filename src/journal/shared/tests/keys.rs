@@ -3,7 +3,7 @@
 use std::time::Duration;
 
 use super::*;
-use crate::journal::{Found, StartKey};
+use crate::journal::{Found, OpenSaga, StartKey};
 
 fn key(name: &str) -> StartKey {
     StartKey { key: format!("{name:0>64}"), request: "r".to_owned() }
@@ -43,7 +43,7 @@ fn a_saga_is_found_by_its_key_from_its_begin_until_after_its_end() {
     let (mut shared, mut a, b) = (Shared::default(), vm("a"), vm("b"));
     assert_eq!(b.find(&shared, &key("s1")), Found::Nothing);
     write_keyed(&mut a, &mut shared, "s1", &begun("s1", "trip"), 1);
-    let under_way = |state| Found::UnderWay { saga: "s1".to_owned(), state };
+    let under_way = |state| Found::UnderWay(OpenSaga { saga: "s1".to_owned(), state, is_set_aside: false });
     assert_eq!(b.find(&shared, &key("s1")), under_way(SagaState::Running));
     write_keyed(&mut a, &mut shared, "s1", &compensating(2), 1);
     assert_eq!(b.find(&shared, &key("s1")), under_way(SagaState::Compensating));

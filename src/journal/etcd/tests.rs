@@ -1,0 +1,238 @@
+//! A VM and what etcd says to it, answer by answer. How several VMs get on with an etcd, the simulator shows.
+
+use std::time::Duration;
+
+use serde_json::{Value as Json, json};
+
+use super::api::Bytes;
+use super::kept::{Head, StartRow, encode};
+use super::*;
+use crate::definition::Credentials;
+use crate::facts::ParticipantResponse;
+use crate::journal::{Conflict, OpenSaga, Version};
+use crate::saga::SagaState;
+use crate::saga::record::{Begun, Change, RECORD_VERSION, Record};
+
+const DEFINITIONS: &str = r#"{"version": 1, "sagas": [{"name": "trip", "match": {"path": "/trips"}, "steps": [
+    {"name": "hotel", "transaction": {"cluster": "hotel", "method": "POST", "path": "/"}}]}]}"#;
+
+/// What is written there is the lookout's, of which there is one.
+struct Shared;
+
+impl SharedData for Shared {
+    fn shared(&self, _key: &str) -> Option<(Vec<u8>, Version)> {
+        None
+    }
+
+    fn set_shared(&mut self, _key: &str, _value: &[u8], _read: Option<Version>) -> Result<(), Conflict> {
+        Ok(())
+    }
+}
+
+struct Vm {
+    journal: EtcdJournal,
+    now: Millis,
+}
+
+impl Vm {
+    fn new(change: impl FnOnce(&mut EtcdSettings), max_sagas: usize) -> Vm {
+        let mut settings = EtcdSettings {
+            cluster: "etcd".to_owned(),
+            prefix: "sagabox".to_owned(),
+            lease: Duration::from_secs(10),
+            timeout: Duration::from_secs(1),
+            takes_over: false,
+            credentials: None,
+        };
+        change(&mut settings);
+        let retention = Duration::from_secs(3_600);
+        let journal = EtcdJournal::new("vm".to_owned(), DEFINITIONS.into(), settings, retention, max_sagas);
+        Vm { journal, now: 1_000 }
+    }
+
+    /// What it asks at this moment.
+    fn asks(&mut self) -> Vec<JournalCall> {
+        let now = self.now;
+        std::iter::from_fn(|| self.journal.next_call(now)).take(10).collect()
+    }
+
+    fn asks_one(&mut self, path: &str) -> JournalCall {
+        let mut asked = self.asks();
+        assert_eq!(asked.len(), 1, "{asked:?}");
+        let call = asked.remove(0);
+        assert!(call.headers.contains(&(":path".to_owned(), path.to_owned())), "{call:?}");
+        call
+    }
+
+    fn hears(&mut self, call: &JournalCall, code: u16, body: &Json) -> News {
+        let body = Some(body.to_string().into_bytes());
+        let answer = ParticipantResponse { code, headers: Vec::new(), body };
+        self.journal.call_ended(call.number, &AttemptResult::Answered(answer), self.now)
+    }
+
+    fn hears_nothing(&mut self, call: &JournalCall) -> News {
+        self.journal.call_ended(call.number, &AttemptResult::NoAnswer, self.now)
+    }
+
+    fn begins(&mut self, saga: &str) -> Acknowledgement {
+        let begun = Begun {
+            id: saga.to_owned(),
+            definition: "trip".to_owned(),
+            request: json!({}),
+            forwarded: Vec::new(),
+            begun_at: self.now,
+            deadline: self.now + 10_000,
+        };
+        let record = Record { version: RECORD_VERSION, sequence: 1, changes: vec![Change::Begun(begun)] };
+        self.journal.write(&mut Shared, Entry { saga, epoch: 1, record: &record, start: None, now: self.now })
+    }
+
+    /// Gets it its lease.
+    fn registers(&mut self) {
+        let grant = self.asks_one(GRANT);
+        self.hears(&grant, 200, &json!({"ID": "7", "TTL": "10"}));
+        let register = self.asks_one(TXN);
+        self.hears(&register, 200, &json!({"header": {"revision": "5"}, "succeeded": true}));
+    }
+}
+
+fn found(entries: &[(String, Vec<u8>)]) -> Json {
+    let entry = |(key, value): &(String, Vec<u8>)| json!({"key": Bytes(key.clone().into_bytes()), "value": Bytes(value.clone()), "mod_revision": "3"});
+    json!({"response_range": {"kvs": entries.iter().map(entry).collect::<Vec<_>>()}})
+}
+
+fn nested(responses: &[Json]) -> Json {
+    json!({"succeeded": true, "responses": [{"response_txn": {"succeeded": true, "responses": responses}}]})
+}
+
+fn head(journal: &EtcdJournal) -> Head {
+    Head {
+        version: RECORD_VERSION,
+        owner: "gone.0".to_owned(),
+        epoch: 1,
+        sequence: 1,
+        state: SagaState::Running,
+        definitions: journal.definitions.0.clone(),
+        start: None,
+        on_probation: false,
+        suspicion: 0,
+        quarantined: None,
+    }
+}
+
+#[test]
+fn without_a_token_nothing_is_due_before_the_next_attempt_to_get_one() {
+    let credentials = Credentials { username: "sagabox".to_owned(), password: "wrong".to_owned() };
+    let mut vm = Vm::new(|settings| settings.credentials = Some(credentials), 10);
+    assert_eq!(vm.begins("one"), Acknowledgement::Pending);
+    let call = vm.asks_one(AUTHENTICATE);
+    let refused = vm.hears(&call, 400, &json!({"code": 3, "message": "etcdserver: authentication failed"}));
+    assert_eq!(refused.fates.iter().map(|fate| fate.acknowledgement).collect::<Vec<_>>(), [Acknowledgement::Refused]);
+
+    assert_eq!(vm.begins("two"), Acknowledgement::Pending);
+    assert!(vm.journal.next_due() > vm.now && vm.asks().is_empty());
+    vm.now = vm.journal.next_due();
+    vm.asks_one(AUTHENTICATE);
+}
+
+#[test]
+fn all_who_wait_under_one_key_are_told_in_the_same_moment_and_etcd_is_asked_now_and_then() {
+    let mut vm = Vm::new(|_| {}, 10);
+    let start = StartKey { key: "k".to_owned(), request: "r".to_owned() };
+    let row = ("sagabox/start/k".to_owned(), encode(&StartRow::new(&start, "s1", None)));
+    let head = ("sagabox/saga/s1".to_owned(), encode(&head(&vm.journal)));
+    let look = |vm: &mut Vm| vm.journal.look(&Shared, &start, vm.now);
+
+    assert_eq!(look(&mut vm), Found::Asked);
+    let whose = vm.asks_one(TXN);
+    vm.hears(&whose, 200, &nested(&[found(std::slice::from_ref(&row))]));
+    assert_eq!(look(&mut vm), Found::Asked);
+    let where_it_is = vm.asks_one(TXN);
+    vm.hears(&where_it_is, 200, &nested(&[found(std::slice::from_ref(&row)), found(std::slice::from_ref(&head))]));
+
+    let open = OpenSaga { saga: "s1".to_owned(), state: SagaState::Running, is_set_aside: false };
+    let under_way = Found::UnderWay(open);
+    assert_eq!([look(&mut vm), look(&mut vm)], [under_way.clone(), under_way.clone()]);
+    vm.now += 50;
+    assert_eq!((look(&mut vm), vm.asks().len()), (under_way, 0));
+    vm.now += 100;
+    assert_eq!([look(&mut vm), look(&mut vm)], [Found::Asked, Found::Asked]);
+    // It is still known which saga it is: one question is enough.
+    let where_it_is = vm.asks_one(TXN);
+    let reply = crate::saga::Reply { status: 201, headers: Vec::new(), body: None };
+    let ended = ("sagabox/start/k".to_owned(), encode(&StartRow::new(&start, "s1", Some(reply.clone()))));
+    vm.hears(&where_it_is, 200, &nested(&[found(&[ended]), found(&[])]));
+    assert_eq!([look(&mut vm), look(&mut vm)], [Found::Ended(reply.clone()), Found::Ended(reply)]);
+}
+
+/// A VM that has a lease, and has found so many sagas without owner.
+fn heir(sagas: usize, max_sagas: usize) -> Vm {
+    let mut vm = Vm::new(|settings| settings.takes_over = true, max_sagas);
+    vm.journal.tick(&mut Shared, vm.now);
+    let scan = vm.asks_one(TXN);
+    let head = encode(&head(&vm.journal));
+    let heads: Vec<_> = (0..sagas).map(|number| (format!("sagabox/saga/{number:03}"), head.clone())).collect();
+    vm.hears(&scan, 200, &json!({"succeeded": true, "responses": [found(&[]), found(&heads), found(&[])]}));
+    vm.registers();
+    vm
+}
+
+/// How many nested transactions each of the calls has.
+fn sizes(calls: &[JournalCall]) -> Vec<usize> {
+    let nested = |call: &JournalCall| call.body.matches("request_txn").count();
+    calls.iter().map(nested).collect()
+}
+
+#[test]
+fn takeovers_go_in_small_numbers_and_in_smaller_ones_where_their_answer_does_not_come() {
+    let mut vm = heir(20, 100);
+    let calls = vm.asks();
+    assert_eq!(sizes(&calls), [8, 8]);
+    for call in &calls {
+        vm.hears_nothing(call);
+    }
+    vm.now += 1_000;
+    let calls = vm.asks();
+    assert_eq!(sizes(&calls), [4, 4]);
+}
+
+#[test]
+fn no_more_sagas_are_taken_over_than_a_vm_may_have() {
+    let mut vm = heir(20, 3);
+    let calls = vm.asks();
+    assert_eq!(sizes(&calls), [3]);
+}
+
+#[test]
+fn a_saga_whose_definitions_cannot_be_read_is_left_to_others() {
+    let mut vm = Vm::new(|settings| settings.takes_over = true, 10);
+    vm.journal.tick(&mut Shared, vm.now);
+    let scan = vm.asks_one(TXN);
+    let hash = "f".repeat(64);
+    let newer = Head { definitions: hash.clone(), ..head(&vm.journal) };
+    let heads = [("sagabox/saga/newer".to_owned(), encode(&newer))];
+    vm.hears(&scan, 200, &json!({"succeeded": true, "responses": [found(&[]), found(&heads), found(&[])]}));
+    vm.registers();
+    let definitions = vm.asks_one(TXN);
+    let text = br#"{"version": 1, "of_the_future": true}"#.to_vec();
+    let news = vm.hears(&definitions, 200, &nested(&[found(&[(format!("sagabox/definitions/{hash}"), text)])]));
+    assert!(news.orphans.is_empty() && news.quarantined.is_empty());
+    assert!(vm.asks().is_empty());
+    assert!(vm.journal.takeovers.next_due() == Millis::MAX && vm.journal.sagas.is_empty());
+}
+
+#[test]
+fn a_begin_that_had_no_room_is_looked_for_before_its_client_is_told() {
+    let mut vm = Vm::new(|_| {}, 10);
+    vm.begins("one");
+    vm.registers();
+    let begin = vm.asks_one(TXN);
+    let full = json!({"code": 8, "message": "etcdserver: mvcc: database space exceeded"});
+    assert!(vm.hears(&begin, 429, &full).fates.is_empty());
+
+    let looks = vm.asks_one(TXN);
+    let alive = found(&[("sagabox/vm/vm.0".to_owned(), Vec::new())]);
+    let absent = json!({"response_txn": {"succeeded": false, "responses": [found(&[]), alive]}});
+    let news = vm.hears(&looks, 200, &json!({"succeeded": true, "responses": [absent]}));
+    assert_eq!(news.fates.iter().map(|fate| fate.acknowledgement).collect::<Vec<_>>(), [Acknowledgement::Refused]);
+}
