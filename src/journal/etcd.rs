@@ -213,11 +213,10 @@ impl EtcdJournal {
     }
 
     fn lose_all(&mut self) {
-        let (mut lost, mut in_doubt): (Vec<SagaId>, Vec<SagaId>) = Default::default();
+        let (mut lost, mut to_begin): (Vec<SagaId>, Vec<SagaId>) = Default::default();
         self.sagas.retain(|saga, kept| match kept.after_the_lease() {
-            AfterTheLease::BeginsAnew => true,
-            AfterTheLease::InDoubt => {
-                in_doubt.push(saga.clone());
+            AfterTheLease::BeginsAnew | AfterTheLease::InDoubt => {
+                to_begin.push(saga.clone());
                 true
             }
             AfterTheLease::Lost => {
@@ -226,10 +225,11 @@ impl EtcdJournal {
             }
         });
         lost.sort_unstable();
-        in_doubt.sort_unstable();
+        to_begin.sort_unstable();
         log::warn!("etcd has let this VM's lease go: {} sagas go on elsewhere", lost.len());
         self.news.lost.extend(lost);
-        in_doubt.into_iter().for_each(|saga| self.wish(Wish::Write(saga)));
+        self.forget_writes();
+        to_begin.into_iter().for_each(|saga| self.wish(Wish::Write(saga)));
         self.takeovers.forget();
     }
 
@@ -277,7 +277,8 @@ impl Journal for EtcdJournal {
     }
 
     fn tick(&mut self, store: &mut impl SharedData, now: Millis) -> News {
-        if self.settings.takes_over && self.lookout.is_due(store, now) {
+        let has_room = self.sagas.len() < self.max_sagas;
+        if self.settings.takes_over && self.lookout.is_due(store, has_room, now) {
             self.scan.begin();
             self.forget_definitions();
         }

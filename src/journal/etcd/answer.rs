@@ -17,6 +17,9 @@ pub(super) enum Answer<T> {
     NoSpace,
     /// Nothing was done: the token is not, or no longer, one.
     Unauthenticated,
+    /// The request was larger than etcd takes, and nothing was done; or the answer was larger than its gateway takes, and
+    /// all is done.
+    TooLarge(Refusal),
     /// Nothing was sent.
     NotSent,
     /// It may have been done.
@@ -40,14 +43,14 @@ impl Refusal {
 
     /// What it is asked to write is too large.
     pub(super) fn is_of_size(&self) -> bool {
-        ["request is too large", "trying to send message larger"].iter().any(|text| self.message.contains(text))
+        let texts = ["request is too large", "trying to send message larger", RECEIVED];
+        texts.iter().any(|text| self.message.contains(text))
     }
 
     fn is_of_quota(&self) -> bool {
         self.code == RESOURCE_EXHAUSTED && self.message.contains("space exceeded")
     }
 
-    /// The gateway, too, says that something is exhausted: also where an answer is too large for it, and all is done.
     fn is_definite(&self) -> bool {
         let before = ["too many requests", "trying to send message larger"];
         match self.code {
@@ -70,6 +73,8 @@ impl std::fmt::Display for Refusal {
 
 const NOT_FOUND: u32 = 5;
 const RESOURCE_EXHAUSTED: u32 = 8;
+/// etcd says so of a request, its gateway of an answer.
+const RECEIVED: &str = "received message larger";
 const UNAUTHENTICATED: u32 = 16;
 /// gRPC: invalid argument, not found, already exists, permission denied, failed precondition, out of range, unimplemented,
 /// unauthenticated. With any other something may have been done: a leader that steps down tells neither.
@@ -102,6 +107,9 @@ pub(super) fn read<T: DeserializeOwned>(result: &AttemptResult) -> Answer<T> {
     match serde_json::from_slice::<Refusal>(body) {
         Ok(refusal) if refusal.is_of_token() => Answer::Unauthenticated,
         Ok(refusal) if refusal.is_of_quota() => Answer::NoSpace,
+        Ok(refusal) if refusal.code == RESOURCE_EXHAUSTED && refusal.message.contains(RECEIVED) => {
+            Answer::TooLarge(refusal)
+        }
         Ok(refusal) if refusal.is_definite() => Answer::Refused(refusal),
         Ok(refusal) => Answer::Unknown(refusal.to_string()),
         Err(_) if answer.code == 503 && NO_CONNECTION.iter().any(|text| body.starts_with(text.as_bytes())) => {
@@ -130,6 +138,7 @@ mod tests {
             Answer::Refused(_) => "refused",
             Answer::Unauthenticated => "unauthenticated",
             Answer::NoSpace => "no space",
+            Answer::TooLarge(_) => "too large",
             Answer::NotSent => "not sent",
             Answer::Unknown(_) => "unknown",
         }
@@ -147,7 +156,7 @@ mod tests {
             (answered(429, &error(8, "etcdserver: mvcc: database space exceeded")), "no space"),
             (answered(429, &error(8, "etcdserver: too many requests")), "refused"),
             (answered(429, &error(8, "grpc: trying to send message larger than max (5 vs. 4)")), "refused"),
-            (answered(429, &error(8, "grpc: received message larger than max (5 vs. 4)")), "unknown"),
+            (answered(429, &error(8, "grpc: received message larger than max (5 vs. 4)")), "too large"),
             (answered(404, &error(5, "etcdserver: requested lease not found")), "refused"),
             (answered(403, &error(7, "etcdserver: permission denied")), "refused"),
             (answered(401, &error(16, "etcdserver: invalid auth token")), "unauthenticated"),

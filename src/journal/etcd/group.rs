@@ -65,6 +65,8 @@ pub(super) struct Queued {
     failures: u32,
     /// With how many it may go at most.
     share: usize,
+    /// It was refused for want of room, for the sake of a begin that it went with.
+    goes_without_begins: bool,
 }
 
 /// What waits for a transaction.
@@ -84,11 +86,11 @@ impl Default for Queue {
     }
 }
 
-/// What is to be done with a saga's first record.
+/// Whether something may go only where etcd has room, or must go where it has none: the two do not go together.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(super) enum Begin {
-    Written,
-    LookedFor,
+pub(super) enum Room {
+    Needed,
+    NotNeeded,
 }
 
 /// A transaction under way.
@@ -98,7 +100,8 @@ pub(super) struct Group(Vec<Queued>);
 impl EtcdJournal {
     pub(super) fn wish(&mut self, wish: Wish) {
         let incarnation = self.session.incarnation();
-        let queued = Queued { wish, incarnation, not_before: 0, failures: 0, share: MAX_NESTED };
+        let queued =
+            Queued { wish, incarnation, not_before: 0, failures: 0, share: MAX_NESTED, goes_without_begins: false };
         self.queue.wishes.push_back(queued);
     }
 
@@ -120,7 +123,7 @@ impl EtcdJournal {
         let mut left = VecDeque::new();
         let (mut group, mut success): (Vec<Queued>, Vec<Request>) = (Vec::new(), Vec::new());
         let (mut share, mut bytes, mut starts, mut takes) = (MAX_NESTED, 0_usize, BTreeSet::new(), 0_usize);
-        let mut begins = None;
+        let mut room = None;
         while let Some(queued) = wishes.pop_front() {
             if group.len() >= share || bytes >= MAX_BYTES {
                 left.push_back(queued);
@@ -130,9 +133,9 @@ impl EtcdJournal {
                 left.push_back(queued);
                 continue;
             }
-            let begin = self.begins(&queued.wish);
+            let room_for_it = self.room_for_wish(&queued);
             let is_take = matches!(queued.wish, Wish::Take(_));
-            if (is_take && takes >= MAX_TAKES) || (begin.is_some() && begins.is_some() && begin != begins) {
+            if (is_take && takes >= MAX_TAKES) || (room_for_it.is_some() && room.is_some() && room_for_it != room) {
                 left.push_back(queued);
                 continue;
             }
@@ -158,7 +161,7 @@ impl EtcdJournal {
             bytes = bytes.saturating_add(size);
             share = share.min(queued.share);
             takes = takes.saturating_add(usize::from(is_take));
-            begins = begins.or(begin);
+            room = room.or(room_for_it);
             success.push(Request::Txn(txn));
             self.is_sent(&queued.wish, true);
             group.push(Queued { incarnation: self.session.incarnation(), ..queued });
@@ -173,19 +176,28 @@ impl EtcdJournal {
         if group.is_empty() {
             return if has_come_in { self.group(now) } else { None };
         }
-        if begins == Some(Begin::Written) {
+        if room == Some(Room::Needed) {
             success.push(Request::put(&self.keys.room(), Vec::new(), None));
         }
         self.queue.under_way = self.queue.under_way.saturating_add(1);
         Some((Group(group), Txn { success, ..Txn::default() }))
     }
 
-    /// One that is written is refused where there is no room, one that is looked for must not be: they do not go together.
-    fn begins(&self, wish: &Wish) -> Option<Begin> {
-        match wish {
-            Wish::Write(saga) => self.begin_of(saga),
+    fn room_for_wish(&self, queued: &Queued) -> Option<Room> {
+        match &queued.wish {
+            _ if queued.goes_without_begins => Some(Room::NotNeeded),
+            Wish::Write(saga) => self.room_for(saga),
             _ => None,
         }
+    }
+
+    fn is_stale_write(&self, queued: &Queued) -> bool {
+        matches!(queued.wish, Wish::Write(_)) && self.is_stale(queued)
+    }
+
+    /// What was wished for under the name that the VM has lost. Sagas that are still to be written are wished for anew.
+    pub(super) fn forget_writes(&mut self) {
+        self.queue.wishes.retain(|queued| !matches!(queued.wish, Wish::Write(_)));
     }
 
     fn is_stale(&self, queued: &Queued) -> bool {
@@ -213,6 +225,13 @@ impl EtcdJournal {
                 self.is_sent(&queued.wish, false);
             }
         }
+        // Only what reads much has an answer that can be too large. Else it was the request, of which nothing was done.
+        let reads_much = |queued: &Queued| matches!(queued.wish, Wish::Take(_) | Wish::Look(_) | Wish::Definitions(_));
+        let answer = match answer {
+            Answer::TooLarge(refusal) if group.iter().any(reads_much) => Answer::Unknown(refusal.to_string()),
+            Answer::TooLarge(refusal) => Answer::Refused(refusal),
+            answer => answer,
+        };
         match &answer {
             Answer::Done(done) => {
                 for (index, queued) in group.into_iter().enumerate() {
@@ -227,7 +246,9 @@ impl EtcdJournal {
             Answer::Refused(refusal) if group.len() > 1 => {
                 log::debug!("etcd refuses {} writes together: {refusal}", group.len());
                 let share = (group.len() / 2).max(1);
-                for queued in group.into_iter().rev() {
+                // A saga whose VM has lost its lease meanwhile has been wished for anew.
+                for queued in group.into_iter().rev().filter(|queued| !self.is_stale_write(queued)).collect::<Vec<_>>()
+                {
                     self.queue.wishes.push_front(Queued { share, ..queued });
                 }
             }
@@ -258,7 +279,7 @@ impl EtcdJournal {
                     }
                 }
             }
-            Answer::Unknown(_) => {
+            Answer::Unknown(_) | Answer::TooLarge(_) => {
                 log::warn!("whether etcd has done {} writes is not known: {}", group.len(), failure(&answer));
                 let half = (group.len() / 2).max(1);
                 for queued in group {
@@ -277,10 +298,10 @@ impl EtcdJournal {
         log::warn!("etcd has no room for {} writes", group.len());
         for queued in group {
             match &queued.wish {
-                Wish::Write(saga) if !self.is_stale(&queued) && self.look_for_begin(saga) => {
-                    self.queue.wishes.push_back(queued);
-                }
-                _ => self.again(queued, true, now),
+                Wish::Write(_) if self.is_stale(&queued) => {}
+                Wish::Write(saga) if self.look_for_begin(saga) => self.queue.wishes.push_back(queued),
+                Wish::Write(saga) if self.room_for(saga).is_some() => self.again(queued, true, now),
+                _ => self.again(Queued { goes_without_begins: true, ..queued }, true, now),
             }
         }
     }

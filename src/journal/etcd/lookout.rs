@@ -37,12 +37,15 @@ impl Lookout {
         self.at
     }
 
-    /// Whether this VM is to look now.
-    pub(super) fn is_due(&mut self, store: &mut impl SharedData, now: Millis) -> bool {
+    /// Whether this VM is to look now. One that has no room for what it finds leaves that to another.
+    pub(super) fn is_due(&mut self, store: &mut impl SharedData, has_room: bool, now: Millis) -> bool {
         if now < self.at {
             return false;
         }
         self.at = now.saturating_add(self.every_ms);
+        if !has_room {
+            return false;
+        }
         let read = store.shared(&self.key);
         let found: Option<Beat> = read.as_ref().and_then(|(bytes, _)| serde_json::from_slice(bytes).ok());
         if let Some(other) = found.filter(|found| found.vm != self.name) {

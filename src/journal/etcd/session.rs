@@ -228,6 +228,7 @@ pub(super) fn failure<T>(answer: &Answer<T>) -> String {
         Answer::Done(_) => "it gives what makes no sense".to_owned(),
         Answer::Refused(refusal) => refusal.to_string(),
         Answer::Unauthenticated => "the token is not valid any more".to_owned(),
+        Answer::TooLarge(refusal) => refusal.to_string(),
         Answer::NoSpace => "its database is as large as its quota".to_owned(),
         Answer::NotSent => "it cannot be reached".to_owned(),
         Answer::Unknown(why) => why.clone(),

@@ -81,6 +81,10 @@ impl EtcdJournal {
             self.takeovers.more = true;
             return;
         }
+        if let Some(Some(Err(why))) = self.takeovers.definitions.get(&candidate.head.definitions) {
+            let (key, why) = (self.keys.saga(&candidate.saga), why.clone());
+            return self.leave_to_others(&key, &why);
+        }
         if candidate.head.on_probation && self.has_suspect() {
             self.takeovers.more_suspects = true;
             return;
@@ -125,6 +129,7 @@ impl EtcdJournal {
                 let key = self.keys.saga(&candidate.saga);
                 self.leave_to_others(&key, &why);
                 self.is_not_being_taken(&candidate.saga);
+                self.look_for_more_suspects();
                 return Readiness::Moot;
             }
         }
@@ -141,6 +146,14 @@ impl EtcdJournal {
             failure: vec![Request::get(&key), Request::list(&records, None, None, false)],
         };
         Readiness::Ready(txn, None)
+    }
+
+    /// The turn of the next one has come.
+    fn look_for_more_suspects(&mut self) {
+        if self.takeovers.more_suspects && !self.has_suspect() {
+            self.takeovers.more_suspects = false;
+            self.scan.begin();
+        }
     }
 
     /// A suspect is being taken over, or has not outlived it yet.
@@ -223,7 +236,7 @@ impl EtcdJournal {
     /// Sagas that have outlived their resuming are beyond suspicion.
     pub(super) fn end_probations(&mut self, now: Millis) {
         while self.takeovers.next_due() <= now {
-            let Some((_, saga)) = self.takeovers.probations.pop_front() else { return };
+            let Some((_, saga)) = self.takeovers.probations.pop_front() else { break };
             let Some(kept) = self.sagas.get_mut(&saga).filter(|kept| kept.head.on_probation) else { continue };
             if kept.is_being_written() {
                 self.takeovers.probations.push_back((now.saturating_add(PROBATION_MS), saga));
@@ -232,9 +245,7 @@ impl EtcdJournal {
             (kept.head.on_probation, kept.head.suspicion) = (false, 0);
             kept.head_under_way = true;
             self.wish(Wish::Head(saga));
-            if std::mem::take(&mut self.takeovers.more_suspects) {
-                self.scan.begin();
-            }
         }
+        self.look_for_more_suspects();
     }
 }

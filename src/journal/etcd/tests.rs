@@ -2,6 +2,8 @@
 
 use std::time::Duration;
 
+use base64::Engine;
+use base64::engine::general_purpose::STANDARD;
 use serde_json::{Value as Json, json};
 
 use super::api::Bytes;
@@ -235,4 +237,54 @@ fn a_begin_that_had_no_room_is_looked_for_before_its_client_is_told() {
     let absent = json!({"response_txn": {"succeeded": false, "responses": [found(&[]), alive]}});
     let news = vm.hears(&looks, 200, &json!({"succeeded": true, "responses": [absent]}));
     assert_eq!(news.fates.iter().map(|fate| fate.acknowledgement).collect::<Vec<_>>(), [Acknowledgement::Refused]);
+}
+
+#[test]
+fn what_is_under_way_does_not_wait_for_room_with_those_that_begin() {
+    let mut vm = heir(1, 10);
+    vm.begins("one");
+    let both = vm.asks_one(TXN);
+    assert_eq!(sizes(std::slice::from_ref(&both)), [2]);
+    vm.hears(&both, 429, &json!({"code": 8, "message": "etcdserver: mvcc: database space exceeded"}));
+    vm.begins("two");
+    vm.now += 100;
+    let room = STANDARD.encode("sagabox/room");
+    let calls = vm.asks();
+    assert_eq!(calls.iter().map(|call| call.body.contains(&room)).collect::<Vec<_>>(), [false, true]);
+}
+
+#[test]
+fn what_was_to_begin_when_the_lease_ended_begins_under_the_next_name() {
+    let mut vm = Vm::new(|_| {}, 10);
+    vm.begins("one");
+    vm.registers();
+    let begin = vm.asks_one(TXN);
+    vm.begins("two");
+    vm.begins("three");
+    let begins = vm.asks_one(TXN);
+    // Where the VM's key was there is nothing.
+    let gone = json!({"response_txn": {"succeeded": false, "responses": [found(&[]), found(&[])]}});
+    let news = vm.hears(&begins, 200, &json!({"succeeded": true, "responses": [gone, gone]}));
+    // Of the one whose answer has not come it is not known whether it has begun.
+    assert_eq!((news.lost, news.fates), (vec!["one".to_owned()], vec![]));
+    vm.hears_nothing(&begin);
+    vm.registers();
+    let begins = vm.asks_one(TXN);
+    assert_eq!(sizes(std::slice::from_ref(&begins)), [2]);
+    assert!(begins.body.contains(&STANDARD.encode("sagabox/vm/vm.1")), "{}", begins.body);
+}
+
+#[test]
+fn a_begin_that_is_larger_than_etcd_takes_is_told_to_be() {
+    for message in ["etcdserver: request is too large", "grpc: received message larger than max (2200000 vs. 2097152)"]
+    {
+        let mut vm = Vm::new(|_| {}, 10);
+        vm.begins("one");
+        vm.registers();
+        let begin = vm.asks_one(TXN);
+        let code = if message.starts_with("grpc") { 8 } else { 3 };
+        let news = vm.hears(&begin, 400, &json!({"code": code, "message": message}));
+        let told = news.fates.iter().map(|fate| fate.acknowledgement).collect::<Vec<_>>();
+        assert_eq!(told, [Acknowledgement::TooLarge], "{message}");
+    }
 }

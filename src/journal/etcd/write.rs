@@ -2,7 +2,7 @@
 
 use super::EtcdJournal;
 use super::api::{Compare, Request, Txn, TxnAnswer};
-use super::group::{Begin, Readiness, Wish};
+use super::group::{Readiness, Room, Wish};
 use super::kept::{Head, StartRow, encode};
 use crate::journal::replay::{self, Unreadable};
 use crate::journal::{Acknowledgement, Entry};
@@ -187,20 +187,18 @@ impl EtcdJournal {
         Readiness::Ready(txn, writes_start)
     }
 
-    /// What is to be done with its first record, if that is not known to be in etcd.
-    pub(super) fn begin_of(&self, saga: &str) -> Option<Begin> {
+    /// Whether what a saga writes next takes room; none where it is no begin: it may end, which makes some.
+    pub(super) fn room_for(&self, saga: &str) -> Option<Room> {
         let kept = self.sagas.get(saga).filter(|kept| kept.revision == 0)?;
         let is_looked_for = kept.pending.as_ref().is_some_and(|pending| pending.is_looked_for);
-        Some(if is_looked_for { Begin::LookedFor } else { Begin::Written })
+        Some(if is_looked_for { Room::NotNeeded } else { Room::Needed })
     }
 
-    /// There was no room for a begin, or it was the last for which there was: that is looked up. False: it is none, or an
-    /// attempt before this one is still on its way, and it has to be tried again.
+    /// There was no room for a begin, or it was the last for which there was: that is looked up. False: it is none, or was
+    /// being looked up.
     pub(super) fn look_for_begin(&mut self, saga: &str) -> bool {
         let Some(kept) = self.sagas.get_mut(saga).filter(|kept| kept.revision == 0) else { return false };
-        let Some(pending) = kept.pending.as_mut().filter(|pending| !pending.may_be_written) else { return false };
-        pending.is_looked_for = true;
-        true
+        kept.pending.as_mut().is_some_and(|pending| !std::mem::replace(&mut pending.is_looked_for, true))
     }
 
     /// What came of it.
@@ -216,7 +214,11 @@ impl EtcdJournal {
                 self.acknowledge(saga, revision);
             }
             Standing::Before(0) if was_looked_for => {
-                self.refuse(&Wish::Write(saga.to_owned()), Acknowledgement::Refused);
+                let write = Wish::Write(saga.to_owned());
+                if !self.refuse(&write, Acknowledgement::Refused) {
+                    // A copy of it may still arrive.
+                    self.wish_later(write, now);
+                }
             }
             Standing::Before(revision) => {
                 kept.revision = revision;
@@ -225,7 +227,8 @@ impl EtcdJournal {
             Standing::Lost => {
                 let vm_is_gone = answer.found(1).is_empty();
                 let begin = kept.revision == 0;
-                let never = kept.certainly_never_written();
+                // One that was looked for may have begun, and been taken over, and ended.
+                let never = !was_looked_for && kept.certainly_never_written();
                 // A start key that cannot be read is somebody's, too.
                 let key_taken = !answer.found(2).is_empty() && named_by_start(answer).as_deref() != Some(saga);
                 if begin && key_taken {
