@@ -110,7 +110,7 @@ impl EtcdJournal {
 
     /// What is not ours to touch is told once.
     fn report(&mut self, key: String, why: &Unreadable) {
-        if self.scan.reported.len() >= MAX_REPORTED || !self.scan.reported.insert(key.clone()) {
+        if !self.is_news(&key) {
             return;
         }
         match why {
@@ -119,9 +119,15 @@ impl EtcdJournal {
         }
     }
 
+    /// Nothing was told of this key yet, and there is room to remember that something is.
+    fn is_news(&mut self, key: &str) -> bool {
+        self.scan.reported.len() < MAX_REPORTED && self.scan.reported.insert(key.to_owned())
+    }
+
     /// A saga that this VM cannot resume is told once.
-    pub(super) fn leave_to_others(&mut self, key: &str, why: &str) {
-        if self.scan.reported.len() < MAX_REPORTED && self.scan.reported.insert(key.to_owned()) {
+    pub(super) fn leave_to_others(&mut self, saga: &str, why: &str) {
+        let key = self.keys.saga(saga);
+        if self.is_news(&key) {
             log::error!("{key} has no owner, and cannot be resumed here: {why}; it waits for a module that can");
         }
     }

@@ -46,22 +46,20 @@ impl Looks {
 
 impl EtcdJournal {
     pub(super) fn look_for(&mut self, start: &StartKey, now: Millis) -> Found {
-        let mut is_new = false;
-        let look = self.looks.looks.entry(name(start)).or_insert_with(|| {
-            is_new = true;
-            Look { open: None, found: None }
-        });
-        if let Some(answered) = &mut look.found {
-            let is_open = matches!(answered.found, Found::UnderWay(_));
-            let told_before = answered.told_at.is_some_and(|told_at| told_at != now);
-            if !told_before || (is_open && now < answered.at.saturating_add(AGAIN_MS)) {
-                answered.told_at = Some(now);
-                return answered.found.clone();
-            }
-        }
-        if look.found.take().is_some() || is_new {
+        let Some(look) = self.looks.looks.get_mut(&name(start)) else {
+            self.looks.looks.insert(name(start), Look { open: None, found: None });
             self.wish(Wish::Look(start.clone()));
+            return Found::Asked;
+        };
+        let Some(answered) = &mut look.found else { return Found::Asked };
+        let is_open = matches!(answered.found, Found::UnderWay(_));
+        let told_before = answered.told_at.is_some_and(|told_at| told_at != now);
+        if !told_before || (is_open && now < answered.at.saturating_add(AGAIN_MS)) {
+            answered.told_at = Some(now);
+            return answered.found.clone();
         }
+        look.found = None;
+        self.wish(Wish::Look(start.clone()));
         Found::Asked
     }
 

@@ -82,8 +82,8 @@ impl EtcdJournal {
             return;
         }
         if let Some(Some(Err(why))) = self.takeovers.definitions.get(&candidate.head.definitions) {
-            let (key, why) = (self.keys.saga(&candidate.saga), why.clone());
-            return self.leave_to_others(&key, &why);
+            let why = why.clone();
+            return self.leave_to_others(&candidate.saga, &why);
         }
         if candidate.head.on_probation && self.has_suspect() {
             self.takeovers.more_suspects = true;
@@ -126,8 +126,7 @@ impl EtcdJournal {
             None => return Readiness::NotYet,
             Some(Ok(_)) => {}
             Some(Err(why)) => {
-                let key = self.keys.saga(&candidate.saga);
-                self.leave_to_others(&key, &why);
+                self.leave_to_others(&candidate.saga, &why);
                 self.is_not_being_taken(&candidate.saga);
                 self.look_for_more_suspects();
                 return Readiness::Moot;

@@ -98,6 +98,24 @@ impl Vm {
     }
 }
 
+/// A VM that has a lease, and has asked etcd to begin the saga `one`.
+fn beginner() -> (Vm, JournalCall) {
+    let mut vm = Vm::new(|_| {}, 10);
+    vm.begins("one");
+    vm.registers();
+    let begin = vm.asks_one(TXN);
+    (vm, begin)
+}
+
+fn acknowledgements(news: &News) -> Vec<Acknowledgement> {
+    news.fates.iter().map(|fate| fate.acknowledgement).collect()
+}
+
+/// What etcd says, with status 429, where its database is as large as its quota.
+fn no_space() -> Json {
+    json!({"code": 8, "message": "etcdserver: mvcc: database space exceeded"})
+}
+
 fn found(entries: &[(String, Vec<u8>)]) -> Json {
     let entry = |(key, value): &(String, Vec<u8>)| json!({"key": Bytes(key.clone().into_bytes()), "value": Bytes(value.clone()), "mod_revision": "3"});
     json!({"response_range": {"kvs": entries.iter().map(entry).collect::<Vec<_>>()}})
@@ -129,7 +147,7 @@ fn without_a_token_nothing_is_due_before_the_next_attempt_to_get_one() {
     assert_eq!(vm.begins("one"), Acknowledgement::Pending);
     let call = vm.asks_one(AUTHENTICATE);
     let refused = vm.hears(&call, 400, &json!({"code": 3, "message": "etcdserver: authentication failed"}));
-    assert_eq!(refused.fates.iter().map(|fate| fate.acknowledgement).collect::<Vec<_>>(), [Acknowledgement::Refused]);
+    assert_eq!(acknowledgements(&refused), [Acknowledgement::Refused]);
 
     assert_eq!(vm.begins("two"), Acknowledgement::Pending);
     assert!(vm.journal.next_due() > vm.now && vm.asks().is_empty());
@@ -225,18 +243,14 @@ fn a_saga_whose_definitions_cannot_be_read_is_left_to_others() {
 
 #[test]
 fn a_begin_that_had_no_room_is_looked_for_before_its_client_is_told() {
-    let mut vm = Vm::new(|_| {}, 10);
-    vm.begins("one");
-    vm.registers();
-    let begin = vm.asks_one(TXN);
-    let full = json!({"code": 8, "message": "etcdserver: mvcc: database space exceeded"});
-    assert!(vm.hears(&begin, 429, &full).fates.is_empty());
+    let (mut vm, begin) = beginner();
+    assert!(vm.hears(&begin, 429, &no_space()).fates.is_empty());
 
     let looks = vm.asks_one(TXN);
     let alive = found(&[("sagabox/vm/vm.0".to_owned(), Vec::new())]);
     let absent = json!({"response_txn": {"succeeded": false, "responses": [found(&[]), alive]}});
     let news = vm.hears(&looks, 200, &json!({"succeeded": true, "responses": [absent]}));
-    assert_eq!(news.fates.iter().map(|fate| fate.acknowledgement).collect::<Vec<_>>(), [Acknowledgement::Refused]);
+    assert_eq!(acknowledgements(&news), [Acknowledgement::Refused]);
 }
 
 #[test]
@@ -245,7 +259,7 @@ fn what_is_under_way_does_not_wait_for_room_with_those_that_begin() {
     vm.begins("one");
     let both = vm.asks_one(TXN);
     assert_eq!(sizes(std::slice::from_ref(&both)), [2]);
-    vm.hears(&both, 429, &json!({"code": 8, "message": "etcdserver: mvcc: database space exceeded"}));
+    vm.hears(&both, 429, &no_space());
     vm.begins("two");
     vm.now += 100;
     let room = STANDARD.encode("sagabox/room");
@@ -255,10 +269,7 @@ fn what_is_under_way_does_not_wait_for_room_with_those_that_begin() {
 
 #[test]
 fn what_was_to_begin_when_the_lease_ended_begins_under_the_next_name() {
-    let mut vm = Vm::new(|_| {}, 10);
-    vm.begins("one");
-    vm.registers();
-    let begin = vm.asks_one(TXN);
+    let (mut vm, begin) = beginner();
     vm.begins("two");
     vm.begins("three");
     let begins = vm.asks_one(TXN);
@@ -278,13 +289,9 @@ fn what_was_to_begin_when_the_lease_ended_begins_under_the_next_name() {
 fn a_begin_that_is_larger_than_etcd_takes_is_told_to_be() {
     for message in ["etcdserver: request is too large", "grpc: received message larger than max (2200000 vs. 2097152)"]
     {
-        let mut vm = Vm::new(|_| {}, 10);
-        vm.begins("one");
-        vm.registers();
-        let begin = vm.asks_one(TXN);
+        let (mut vm, begin) = beginner();
         let code = if message.starts_with("grpc") { 8 } else { 3 };
         let news = vm.hears(&begin, 400, &json!({"code": code, "message": message}));
-        let told = news.fates.iter().map(|fate| fate.acknowledgement).collect::<Vec<_>>();
-        assert_eq!(told, [Acknowledgement::TooLarge], "{message}");
+        assert_eq!(acknowledgements(&news), [Acknowledgement::TooLarge], "{message}");
     }
 }
