@@ -146,6 +146,8 @@ pub struct News {
     pub orphans: Vec<Orphan>,
     /// Sagas that have been set aside, each with the reason.
     pub quarantined: Vec<(String, String)>,
+    /// Sagas that go on only once the journal takes what it refuses now, each with the reason.
+    pub stuck: Vec<(SagaId, String)>,
 }
 
 /// Whether a saga is ours.

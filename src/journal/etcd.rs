@@ -43,12 +43,15 @@ use crate::saga::{AttemptResult, Millis, SagaId};
 
 mod answer;
 mod api;
+mod bundle;
 mod group;
 mod kept;
 mod lookout;
+mod pending;
 mod retention;
 mod scan;
 mod session;
+mod standing;
 mod start;
 mod takeover;
 mod token;

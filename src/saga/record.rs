@@ -77,6 +77,9 @@ pub enum Change {
         state: SagaState,
         /// The answer.
         reply: Reply,
+        /// It has sent nothing, and its client was told so: the same request may begin anew.
+        #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+        nothing_sent: bool,
     },
 }
 
@@ -217,7 +220,7 @@ impl Progress {
             }
             Change::StepCompensating { step } => self.move_step(*step, StepState::Compensating)?,
             Change::StepCompensated { step } => self.move_step(*step, StepState::Compensated)?,
-            Change::Ended { state, reply } => {
+            Change::Ended { state, reply, .. } => {
                 self.state = self.state.next(*state)?;
                 self.reply = Some(reply.clone());
             }

@@ -12,8 +12,14 @@ use crate::template::{Facts, RenderError};
 impl Saga {
     /// Decides how the saga ended, and with it what the client gets.
     pub(super) fn end(&mut self, state: SagaState) {
-        let reply = self.reply_at_end(state);
-        self.change(Change::Ended { state, reply });
+        // Nothing is sent before the begin is durable, and nothing but the deadline ends a saga that waits for that.
+        let nothing_sent = state == SagaState::Compensated && self.durable == 0;
+        let reply = if nothing_sent {
+            Problem::overload("the journal took longer than the saga may take: nothing was sent")
+        } else {
+            self.reply_at_end(state)
+        };
+        self.change(Change::Ended { state, reply, nothing_sent });
     }
 
     /// What a client gets whose saga ends so.

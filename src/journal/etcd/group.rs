@@ -9,10 +9,11 @@
 //! under way may end, which makes some. It looks again once it has done something, and says the same if the database has
 //! become full in between. So a begin that is refused for want of room is looked for before its client is told.
 
-use std::collections::{BTreeSet, VecDeque};
+use std::collections::VecDeque;
 
 use super::answer::Answer;
 use super::api::{Request, Txn, TxnAnswer};
+use super::bundle::{Bundle, MAX_NESTED};
 use super::session::failure;
 use super::takeover::Candidate;
 use super::{EtcdJournal, NOT_SENT_BEFORE_REFUSED, back_off_ms};
@@ -20,12 +21,6 @@ use crate::journal::{Acknowledgement, StartKey};
 use crate::planted::{Planted, planted};
 use crate::saga::{Millis, SagaId};
 
-/// etcd takes 128 operations at each level, and those of a nested transaction on top of how many there are beside it.
-const MAX_NESTED: usize = 120;
-/// Well below the 1.5 MiB that etcd takes as one request. A larger one goes alone.
-const MAX_BYTES: usize = 768 << 10;
-/// A takeover's answer holds all records of its saga, each as large as etcd takes.
-const MAX_TAKES: usize = 8;
 /// While one is under way the next one gathers; a second lets nobody wait for an answer that is lost.
 const MAX_UNDER_WAY: usize = 2;
 
@@ -64,9 +59,15 @@ pub(super) struct Queued {
     not_before: Millis,
     failures: u32,
     /// With how many it may go at most.
-    share: usize,
+    pub(super) share: usize,
     /// It was refused for want of room, for the sake of a begin that it went with.
     goes_without_begins: bool,
+}
+
+impl Queued {
+    pub(super) fn is_take(&self) -> bool {
+        matches!(self.wish, Wish::Take(_))
+    }
 }
 
 /// What waits for a transaction.
@@ -121,21 +122,14 @@ impl EtcdJournal {
         }
         let mut wishes = std::mem::take(&mut self.queue.wishes);
         let mut left = VecDeque::new();
-        let (mut group, mut success): (Vec<Queued>, Vec<Request>) = (Vec::new(), Vec::new());
-        let (mut share, mut bytes, mut starts, mut takes) = (MAX_NESTED, 0_usize, BTreeSet::new(), 0_usize);
-        let mut room = None;
+        let mut bundle = Bundle::new();
         while let Some(queued) = wishes.pop_front() {
-            if group.len() >= share || bytes >= MAX_BYTES {
+            if bundle.is_full() {
                 left.push_back(queued);
                 break;
             }
-            if queued.not_before > now || (group.len() >= queued.share) {
-                left.push_back(queued);
-                continue;
-            }
-            let room_for_it = self.room_for_wish(&queued);
-            let is_take = matches!(queued.wish, Wish::Take(_));
-            if (is_take && takes >= MAX_TAKES) || (room_for_it.is_some() && room.is_some() && room_for_it != room) {
+            let room = self.room_for_wish(&queued);
+            if queued.not_before > now || !bundle.admits(&queued, room) {
                 left.push_back(queued);
                 continue;
             }
@@ -147,24 +141,18 @@ impl EtcdJournal {
                 }
                 Readiness::Ready(txn, start) => (txn, start),
             };
-            let size = super::json(&txn).len();
-            let fits = group.is_empty() || bytes.saturating_add(size) <= MAX_BYTES;
-            if !fits {
+            let bytes = super::json(&txn).len();
+            if !bundle.has_room_for(bytes) {
                 left.push_back(queued);
                 break;
             }
-            if start.as_ref().is_some_and(|start| starts.contains(start)) {
+            if start.as_ref().is_some_and(|start| bundle.starts.contains(start)) {
                 left.push_back(queued);
                 continue;
             }
-            starts.extend(start);
-            bytes = bytes.saturating_add(size);
-            share = share.min(queued.share);
-            takes = takes.saturating_add(usize::from(is_take));
-            room = room.or(room_for_it);
-            success.push(Request::Txn(txn));
             self.is_sent(&queued.wish, true);
-            group.push(Queued { incarnation: self.session.incarnation(), ..queued });
+            let queued = Queued { incarnation: self.session.incarnation(), ..queued };
+            bundle.add(queued, room, Request::Txn(txn), bytes, start);
         }
         left.append(&mut wishes);
         // What some of them need first has come in meanwhile.
@@ -173,14 +161,14 @@ impl EtcdJournal {
         self.queue.due =
             left.iter().map(|queued| queued.not_before).filter(|at| *at > now).min().unwrap_or(Millis::MAX);
         self.queue.wishes = left;
-        if group.is_empty() {
+        if bundle.members.is_empty() {
             return if has_come_in { self.group(now) } else { None };
         }
-        if room == Some(Room::Needed) {
-            success.push(Request::put(&self.keys.room(), Vec::new(), None));
+        if bundle.room == Some(Room::Needed) {
+            bundle.requests.push(Request::put(&self.keys.room(), Vec::new(), None));
         }
         self.queue.under_way = self.queue.under_way.saturating_add(1);
-        Some((Group(group), Txn { success, ..Txn::default() }))
+        Some((Group(bundle.members), Txn { success: bundle.requests, ..Txn::default() }))
     }
 
     fn room_for_wish(&self, queued: &Queued) -> Option<Room> {
@@ -261,10 +249,9 @@ impl EtcdJournal {
                     if !self.is_stale(&queued) && self.refuse(&queued.wish, why) {
                         continue;
                     }
-                    if refusal.is_of_size() && self.becomes_stuck(&queued.wish) {
-                        log::error!("etcd does not take what it is asked {}: {refusal}; it waits", queued.wish);
-                    } else {
-                        log::warn!("etcd refuses {}: {refusal}; it is tried again", queued.wish);
+                    log::warn!("etcd refuses {}: {refusal}; it is tried again", queued.wish);
+                    if refusal.is_of_size() {
+                        self.becomes_stuck(&queued.wish, refusal.to_string());
                     }
                     self.again(queued, false, now);
                 }
@@ -284,8 +271,7 @@ impl EtcdJournal {
                 let half = (group.len() / 2).max(1);
                 for queued in group {
                     // Perhaps their answer is too large.
-                    let is_take = matches!(queued.wish, Wish::Take(_));
-                    let share = if is_take { queued.share.min(half) } else { queued.share };
+                    let share = if queued.is_take() { queued.share.min(half) } else { queued.share };
                     self.again(Queued { share, ..queued }, true, now);
                 }
             }

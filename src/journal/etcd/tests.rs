@@ -76,7 +76,23 @@ impl Vm {
         self.journal.call_ended(call.number, &AttemptResult::NoAnswer, self.now)
     }
 
+    /// The one transaction for sagas that it asks for; what else it asks is granted.
+    fn asks_one_of_group(&mut self) -> JournalCall {
+        let mut asked = self.asks();
+        let grants: Vec<JournalCall> =
+            asked.extract_if(.., |call| call.headers.contains(&(":path".to_owned(), GRANT.to_owned()))).collect();
+        for grant in grants {
+            self.hears(&grant, 200, &json!({"ID": "7", "TTL": "3660"}));
+        }
+        assert_eq!(asked.len(), 1, "{asked:?}");
+        asked.remove(0)
+    }
+
     fn begins(&mut self, saga: &str) -> Acknowledgement {
+        self.begins_under(saga, None)
+    }
+
+    fn begins_under(&mut self, saga: &str, start: Option<&StartKey>) -> Acknowledgement {
         let begun = Begun {
             id: saga.to_owned(),
             definition: "trip".to_owned(),
@@ -86,7 +102,7 @@ impl Vm {
             deadline: self.now + 10_000,
         };
         let record = Record { version: RECORD_VERSION, sequence: 1, changes: vec![Change::Begun(begun)] };
-        self.journal.write(&mut Shared, Entry { saga, epoch: 1, record: &record, start: None, now: self.now })
+        self.journal.write(&mut Shared, Entry { saga, epoch: 1, record: &record, start, now: self.now })
     }
 
     /// Gets it its lease.
@@ -122,7 +138,8 @@ fn found(entries: &[(String, Vec<u8>)]) -> Json {
 }
 
 fn nested(responses: &[Json]) -> Json {
-    json!({"succeeded": true, "responses": [{"response_txn": {"succeeded": true, "responses": responses}}]})
+    let txn = json!({"response_txn": {"succeeded": true, "responses": responses}});
+    json!({"header": {"revision": "9"}, "succeeded": true, "responses": [txn]})
 }
 
 fn head(journal: &EtcdJournal) -> Head {
@@ -293,5 +310,56 @@ fn a_begin_that_is_larger_than_etcd_takes_is_told_to_be() {
         let code = if message.starts_with("grpc") { 8 } else { 3 };
         let news = vm.hears(&begin, 400, &json!({"code": code, "message": message}));
         assert_eq!(acknowledgements(&news), [Acknowledgement::TooLarge], "{message}");
+    }
+}
+
+/// The records of a saga after its begin.
+fn writes(vm: &mut Vm, saga: &str, start: &StartKey, change: Change) -> Acknowledgement {
+    let record = Record { version: RECORD_VERSION, sequence: 2, changes: vec![change] };
+    let entry = Entry { saga, epoch: 1, record: &record, start: Some(start), now: vm.now };
+    vm.journal.write(&mut Shared, entry)
+}
+
+#[test]
+fn a_record_that_is_larger_than_etcd_takes_makes_its_saga_stuck_and_is_told_once() {
+    let (mut vm, begin) = beginner();
+    vm.hears(&begin, 200, &nested(&[json!({}), json!({})]));
+    let start = StartKey { key: "k".to_owned(), request: "r".to_owned() };
+    assert_eq!(writes(&mut vm, "one", &start, Change::Skipped { step: 0 }), Acknowledgement::Pending);
+    let too_large = json!({"code": 3, "message": "etcdserver: request is too large"});
+    let stuck: Vec<usize> = (0..3)
+        .map(|_| {
+            vm.now += 2_000;
+            let write = vm.asks().into_iter().find(|call| sizes(std::slice::from_ref(call)) == [1]).unwrap();
+            vm.hears(&write, 400, &too_large).stuck.len()
+        })
+        .collect();
+    assert_eq!(stuck, [1, 0, 0]);
+}
+
+#[test]
+fn a_saga_that_has_sent_nothing_leaves_its_start_key_to_the_next_and_refuses_late_copies_of_its_begin() {
+    for is_repeated in [false, true] {
+        let (mut vm, other) = beginner();
+        vm.hears(&other, 200, &nested(&[json!({}), json!({})]));
+        let start = StartKey { key: "k".to_owned(), request: "r".to_owned() };
+        vm.begins_under("two", Some(&start));
+        let mut begin = vm.asks_one_of_group();
+        if is_repeated {
+            vm.hears_nothing(&begin);
+            vm.now += 100;
+            begin = vm.asks_one_of_group();
+        }
+        vm.hears(&begin, 200, &nested(&[json!({}), json!({}), json!({})]));
+        let reply = crate::saga::Reply { status: 503, headers: Vec::new(), body: None };
+        let end = Change::Ended { state: SagaState::Compensated, reply, nothing_sent: true };
+        assert_eq!(writes(&mut vm, "two", &start, end), Acknowledgement::Pending);
+        let body: Json = serde_json::from_str(&vm.asks_one_of_group().body).unwrap();
+        let done = body["success"][0]["request_txn"]["success"].to_string();
+        let deleted =
+            |key: &str| done.contains(&format!(r#"{{"request_delete_range":{{"key":"{}"}}}}"#, STANDARD.encode(key)));
+        assert!(deleted("sagabox/start/k"), "{done}");
+        assert_eq!(deleted("sagabox/saga/two"), !is_repeated, "{done}");
+        assert_eq!(done.contains(r#""lease":"7""#), is_repeated, "what is left goes with a lease: {done}");
     }
 }

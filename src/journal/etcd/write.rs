@@ -4,11 +4,12 @@ use super::EtcdJournal;
 use super::api::{Compare, Request, Txn, TxnAnswer};
 use super::group::{Readiness, Room, Wish};
 use super::kept::{Head, StartRow, encode};
-use crate::journal::replay::{self, Unreadable};
+use super::pending::Pending;
+use super::standing::{Standing, found_revision, named_by_start, standing};
 use crate::journal::{Acknowledgement, Entry};
 use crate::planted::{Planted, planted};
-use crate::saga::record::{Change, RECORD_VERSION, Record};
-use crate::saga::{Millis, Reply, SagaId, SagaState};
+use crate::saga::record::RECORD_VERSION;
+use crate::saga::{Millis, SagaId, SagaState};
 
 /// A saga that is ours, or that is about to be.
 #[derive(Debug)]
@@ -27,22 +28,6 @@ pub(super) struct Kept {
     pub(super) is_stuck: bool,
 }
 
-/// A record whose fate is not known yet.
-#[derive(Debug)]
-struct Pending {
-    sequence: u64,
-    record: Vec<u8>,
-    /// After it.
-    head: Head,
-    /// It is the saga's last; this is what its client gets.
-    end: Option<Reply>,
-    /// It is in a transaction under way.
-    is_sent: bool,
-    may_be_written: bool,
-    /// A begin that may have been written, of which no copy can be written any more.
-    is_looked_for: bool,
-}
-
 /// What becomes of a saga whose VM has lost its lease.
 pub(super) enum AfterTheLease {
     /// It was certainly never written, and begins under the VM's next name.
@@ -50,15 +35,6 @@ pub(super) enum AfterTheLease {
     /// Whether it has begun is looked up.
     InDoubt,
     /// Whoever takes it over goes on with it.
-    Lost,
-}
-
-/// Where a write finds the saga.
-enum Standing {
-    /// As this VM would have written it.
-    Written,
-    /// As it was before, at this revision.
-    Before(i64),
     Lost,
 }
 
@@ -165,8 +141,9 @@ impl EtcdJournal {
         }
         // What is kept for a while, and for how long no further copy of a begin can arrive.
         let start = kept.head.start.clone();
-        let tombstone = kept.begun_twice && start.is_none();
-        let retained = pending.end.is_some() && (start.is_some() || tombstone);
+        let is_forgotten = pending.end.as_ref().is_some_and(|end| end.nothing_sent);
+        let tombstone = kept.begun_twice && (start.is_none() || is_forgotten);
+        let retained = pending.end.is_some() && (start.is_some() && !is_forgotten || tombstone);
         let lease = if retained { self.retention.lease(now) } else { None };
         if retained && lease.is_none() {
             return Readiness::NotYet;
@@ -177,8 +154,10 @@ impl EtcdJournal {
                 txn.compare.push(Compare::created(key, 0));
             }
             txn.failure.push(Request::get(key));
-            if kept.revision == 0 || pending.end.is_some() {
-                let row = StartRow::new(start, saga, pending.end.clone());
+            if is_forgotten {
+                txn.success.push(Request::delete(key));
+            } else if kept.revision == 0 || pending.end.is_some() {
+                let row = StartRow::new(start, saga, pending.end.as_ref().map(|end| end.reply.clone()));
                 txn.success.push(Request::put(key, encode(&row), lease));
             }
         }
@@ -296,10 +275,13 @@ impl EtcdJournal {
         true
     }
 
-    /// What a saga has to write is larger than etcd takes: it goes on only once etcd takes it. False: it was told before.
-    pub(super) fn becomes_stuck(&mut self, wish: &Wish) -> bool {
-        let Wish::Write(saga) = wish else { return false };
-        self.sagas.get_mut(saga).is_some_and(|kept| !std::mem::replace(&mut kept.is_stuck, true))
+    /// What a saga has to write is larger than etcd takes: it goes on only once etcd takes it. Told once.
+    pub(super) fn becomes_stuck(&mut self, wish: &Wish, why: String) {
+        let Wish::Write(saga) = wish else { return };
+        let Some(kept) = self.sagas.get_mut(saga) else { return };
+        if !std::mem::replace(&mut kept.is_stuck, true) {
+            self.news.stuck.push((saga.clone(), why));
+        }
     }
 
     /// No lease can be had: what was to begin does not.
@@ -351,88 +333,4 @@ impl EtcdJournal {
         kept.head_under_way = true;
         self.wish(Wish::Head(saga.to_owned()));
     }
-}
-
-impl Pending {
-    fn of(record: &Record, before: Head) -> Pending {
-        let end = record.changes.iter().find_map(|change| match change {
-            Change::Ended { reply, .. } => Some(reply.clone()),
-            _ => None,
-        });
-        let head = before.after(record);
-        Pending {
-            sequence: record.sequence,
-            record: encode(record),
-            head,
-            end,
-            is_sent: false,
-            may_be_written: false,
-            is_looked_for: false,
-        }
-    }
-
-    /// The saga's own keys after the record.
-    fn requests(
-        &self,
-        keys: &super::Keys,
-        saga: &str,
-        revision: i64,
-        tombstone: bool,
-        lease: Option<i64>,
-    ) -> Vec<Request> {
-        let key = keys.saga(saga);
-        if self.end.is_none() {
-            let record = Request::put(&keys.record(saga, self.sequence), self.record.clone(), None);
-            return vec![Request::put(&key, encode(&self.head), None), record];
-        }
-        if revision == 0 {
-            // Only its start key is kept.
-            return Vec::new();
-        }
-        let head = match tombstone {
-            true => Request::put(&key, encode(&self.head), lease),
-            false => Request::delete(&key),
-        };
-        let records = Request::delete_under(&keys.records(saga));
-        if planted(Planted::RecordsLeftBehind) { vec![head] } else { vec![head, records] }
-    }
-}
-
-/// What the failed write of a saga says of it. Its answer holds the saga's head, the VM's key and the start key.
-fn standing(saga: &str, kept: &Kept, pending: &Pending, answer: &TxnAnswer) -> Standing {
-    let vm_lives = !answer.found(1).is_empty();
-    let Some(found) = answer.found(0).first() else {
-        // A saga that has ended leaves nothing. As long as this VM's key is there nobody else can have ended it.
-        let ended_by_us = kept.revision > 0 && pending.end.is_some() && pending.may_be_written && vm_lives;
-        let begun_and_ended =
-            kept.revision == 0 && pending.end.is_some() && named_by_start(answer).as_deref() == Some(saga);
-        return if ended_by_us || begun_and_ended { Standing::Written } else { lost_or_again(kept, answer, vm_lives) };
-    };
-    let head: Head = match replay::parse(&found.value.0) {
-        Ok(head) => head,
-        Err(Unreadable::OtherVersion(_) | Unreadable::Damaged(_)) => return Standing::Lost,
-    };
-    let ours = head.owner == pending.head.owner && head.epoch == pending.head.epoch;
-    let written = head.sequence >= pending.sequence && !planted(Planted::OwnWriteTakenForLost);
-    match (ours, written) {
-        (true, true) => Standing::Written,
-        (true, false) if head.sequence < pending.sequence => Standing::Before(found.mod_revision.0),
-        _ => Standing::Lost,
-    }
-}
-
-/// A begin that finds nothing in its way any more can be repeated.
-fn lost_or_again(kept: &Kept, answer: &TxnAnswer, vm_lives: bool) -> Standing {
-    let free = answer.found(2).is_empty();
-    if kept.revision == 0 && vm_lives && free { Standing::Before(0) } else { Standing::Lost }
-}
-
-/// Which saga the start key names; none where it names none, or cannot be read.
-fn named_by_start(answer: &TxnAnswer) -> Option<SagaId> {
-    let row: StartRow = replay::parse(&answer.found(2).first()?.value.0).ok()?;
-    Some(row.saga)
-}
-
-fn found_revision(answer: &TxnAnswer) -> Option<i64> {
-    answer.found(0).first().map(|found| found.mod_revision.0)
 }

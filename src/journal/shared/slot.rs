@@ -108,7 +108,7 @@ impl Slot {
         self.head.sequence = record.sequence;
         self.records.clear();
         for change in &record.changes {
-            if let Change::Ended { state, reply } = change {
+            if let Change::Ended { state, reply, .. } = change {
                 self.head.state = *state;
                 self.head.ended = Some(Ended { at: now, reply: reply.clone() });
             }

@@ -95,7 +95,7 @@ fn compensating(sequence: u64) -> Record {
 
 fn ended(sequence: u64) -> Record {
     let reply = Reply { status: 200, headers: Vec::new(), body: None };
-    later(sequence, Change::Ended { state: SagaState::Completed, reply })
+    later(sequence, Change::Ended { state: SagaState::Completed, reply, nothing_sent: false })
 }
 
 fn write(journal: &mut SharedJournal, shared: &mut Shared, saga: &str, epoch: u32, record: &Record) -> Acknowledgement {

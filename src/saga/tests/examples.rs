@@ -285,6 +285,19 @@ fn the_deadline_compensates_and_names_no_step() {
 }
 
 #[test]
+fn a_saga_whose_begin_takes_longer_than_its_deadline_sends_nothing_and_says_so() {
+    let mut world = World::begin(&trip(), &json!({"guest": "ann"})).expect("begins");
+    world.wait(10_000);
+    world.acknowledge();
+    world.acknowledge();
+    assert_eq!(world.ended, Some(SagaState::Compensated));
+    world.check_end();
+    let reply = world.reply.expect("answered");
+    assert_eq!((reply.status, header(&reply.headers, "retry-after")), (503, "1"));
+    assert!(reply.headers.iter().all(|(name, _)| !name.starts_with("saga-")), "{reply:?}");
+}
+
+#[test]
 fn a_compensation_waits_for_the_attempt_in_flight() {
     let mut world = begin(&trip());
     end(&mut world, "hotel", Behaviour::Refuse);
