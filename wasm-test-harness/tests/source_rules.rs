@@ -58,3 +58,27 @@ fn no_file_is_longer_than_five_hundred_lines() {
         assert!(lines <= 500, "{} has {lines} lines: what is the second thing in it?", path.display());
     }
 }
+
+/// Every package with the features that it is built with.
+fn packages(of: &[&str]) -> std::collections::BTreeSet<String> {
+    let cargo = std::env::var_os("CARGO").unwrap_or_else(|| "cargo".into());
+    let mut command = std::process::Command::new(cargo);
+    command
+        .current_dir(project_root())
+        .args(["tree", "--locked", "--prefix", "none", "--format", "{p} [{f}]"])
+        .args(of);
+    let output = command.output().expect("cargo runs");
+    assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
+    let text = String::from_utf8(output.stdout).expect("text");
+    text.lines().map(|line| line.trim_end_matches(" (*)").to_owned()).filter(|line| !line.is_empty()).collect()
+}
+
+/// What takes longest to build, wasmtime above all, is built once.
+#[test]
+fn make_test_builds_nothing_again_that_make_demo_has_built() {
+    let of_demo = packages(&["--package", "wasm-test-harness", "--edges", "normal,build"]);
+    let of_test = packages(&["--workspace"]);
+    assert!(of_demo.iter().any(|package| package.starts_with("wasmtime v")), "the test finds the packages");
+    let again: Vec<_> = of_demo.difference(&of_test).collect();
+    assert!(again.is_empty(), "with other features in `make test`: {again:#?}");
+}
