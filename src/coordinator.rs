@@ -20,8 +20,8 @@ use crate::facts::{self, ClientRequest};
 use crate::journal::{self, Acknowledgement, Journal, JournalCall, Ownership, SharedData, StartKey};
 use crate::planted::{Planted, planted};
 use crate::saga::{
-    Action, AttemptResult, Begin, CallId, DispatchRefusal, Event, Millis, OutgoingCall, Problem, Reply, Report, Saga,
-    SagaId,
+    Action, AttemptResult, Begin, CallId, DispatchRefusal, Event, JOURNAL_TOO_SLOW, Millis, OutgoingCall, Problem,
+    Reply, Report, Saga, SagaId,
 };
 
 mod forwarded;
@@ -183,14 +183,17 @@ impl<J: Journal> Coordinator<J> {
         let now = host.now();
         let id = uuid::Builder::from_unix_timestamp_millis(now, &host.random()).into_uuid().to_string();
         let begin = Begin {
-            definition: matched.definition,
+            definition: Arc::clone(&matched.definition),
             id,
             epoch: 1,
             forwarded: forwarded(&matched.request, &self.forward_headers),
             request: facts,
         };
         match Saga::begin(begin, now) {
-            Err(refused) => host.reply(client, &not_usable(refused.to_string())),
+            Err(refused) => {
+                let refusal = not_usable(refused.to_string());
+                self.refuse_unless_begun_before(host, client, &matched.definition, start.as_ref(), refusal);
+            }
             Ok((saga, actions)) => {
                 let key = self.add(saga, Some(client), start);
                 self.run(host, key, actions, now);
@@ -321,7 +324,11 @@ impl<J: Journal> Coordinator<J> {
                 let result = AttemptResult::NotSent(DispatchRefusal::Unavailable);
                 return Some(Event::AttemptEnded { id: call.id, result });
             }
-            Action::Call(call) => return self.send(host, key, &call, now),
+            Action::Call(call) => return self.send(host, key, &call),
+            // It is not true that it goes on.
+            Action::Reply(_) if !entry.saga.has_begun() && self.journal.withdraw(entry.saga.id()) => {
+                self.refused_by_journal(host, key, &Problem::overload(JOURNAL_TOO_SLOW));
+            }
             Action::Reply(reply) => {
                 if let Some(client) = entry.client.take() {
                     self.clients.remove(&client);
@@ -358,9 +365,10 @@ impl<J: Journal> Coordinator<J> {
         None
     }
 
-    fn send(&mut self, host: &mut impl Host, key: Key, call: &OutgoingCall, now: Millis) -> Option<Event> {
+    fn send(&mut self, host: &mut impl Host, key: Key, call: &OutgoingCall) -> Option<Event> {
         let saga = self.sagas.get(&key)?.saga.id();
-        let refusal = match self.journal.owns(host, saga, now) {
+        // A turn may take long, and its thread may stop in it.
+        let refusal = match self.journal.owns(host, saga, host.now()) {
             Ownership::Ours => match host.dispatch(call) {
                 Ok(token) => {
                     self.callouts.insert(token, Callout::Saga(key, call.id));

@@ -87,6 +87,8 @@ pub enum Found {
     Asked,
     /// The saga of another request.
     OtherRequest,
+    /// Something that this module cannot read.
+    Unreadable,
     /// A saga of this request that has not ended.
     UnderWay(OpenSaga),
     /// A saga of this request that has ended with this answer.
@@ -180,6 +182,11 @@ pub struct JournalCall {
 pub trait Journal {
     /// Takes a record.
     fn write(&mut self, store: &mut impl SharedData, entry: Entry<'_>) -> Acknowledgement;
+
+    /// Nobody can wait any longer for the first record of a saga. True: it was certainly not written, and will not be.
+    fn withdraw(&mut self, _saga: &str) -> bool {
+        false
+    }
 
     /// What is known at once of a start key. A journal that is not in the proxy knows nothing at once: there the begin of
     /// a second saga is refused.

@@ -46,6 +46,7 @@ use attempts::Runtime;
 pub use begin::{Begin, BeginRefused};
 pub use call::{CallError, CallId, CallKind, Envelope, OutgoingCall, Request};
 use record::{Change, Progress, RECORD_VERSION, Record, StepProgress};
+pub(crate) use reply::JOURNAL_TOO_SLOW;
 pub use resume::{NotResumable, Resume};
 
 pub use state::{IllegalTransition, SagaState, StepState};
@@ -211,6 +212,11 @@ impl Saga {
     /// The definition under which the saga began.
     pub fn definition(&self) -> &Arc<Definition> {
         &self.definition
+    }
+
+    /// Whether the journal has its first record.
+    pub fn has_begun(&self) -> bool {
+        self.durable > 0
     }
 
     /// Where the saga is.

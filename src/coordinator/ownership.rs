@@ -59,7 +59,7 @@ impl<J: Journal> Coordinator<J> {
         let (client, start, definition) = (entry.client, entry.start.clone(), Arc::clone(entry.saga.definition()));
         self.forget(key);
         let (Some(client), Some(start)) = (client, start) else { return };
-        self.wait(host, client, &definition, &start);
+        self.wait(host, client, &definition, &start, None);
     }
 
     /// The journal does not take the first record: nothing was sent, and there is no saga.

@@ -21,6 +21,8 @@ pub(super) struct Waiting {
 struct Wait {
     start: StartKey,
     until: Millis,
+    /// What it is told where nothing has begun; none: it was refused for what had.
+    refusal: Option<Reply>,
     /// The saga, and where it was when it was looked at last.
     seen: Option<OpenSaga>,
 }
@@ -56,17 +58,44 @@ impl<J: Journal> Coordinator<J> {
             Found::Nothing => return false,
             Found::OtherRequest => host.reply(client, &other_request()),
             Found::Ended(reply) => host.reply(client, &replayed(reply)),
-            Found::UnderWay(_) | Found::Asked => self.wait(host, client, definition, start),
+            Found::Unreadable => host.reply(client, &unreadable()),
+            Found::UnderWay(_) | Found::Asked => self.wait(host, client, definition, start, None),
         }
         true
     }
 
+    /// A request that cannot begin a saga may ask for the end of one that has begun: what that is known by does not have
+    /// all that a saga reads.
+    pub(super) fn refuse_unless_begun_before(
+        &mut self,
+        host: &mut impl Host,
+        client: Client,
+        definition: &Definition,
+        start: Option<&StartKey>,
+        refusal: Reply,
+    ) {
+        let now = host.now();
+        match start {
+            Some(start) if self.journal.look(host, start, now) != Found::Nothing => {
+                self.wait(host, client, definition, start, Some(refusal));
+            }
+            _ => host.reply(client, &refusal),
+        }
+    }
+
     /// Lets a client wait for the end of the saga that has begun under its start key.
-    pub(super) fn wait(&mut self, host: &mut impl Host, client: Client, definition: &Definition, start: &StartKey) {
+    pub(super) fn wait(
+        &mut self,
+        host: &mut impl Host,
+        client: Client,
+        definition: &Definition,
+        start: &StartKey,
+        refusal: Option<Reply>,
+    ) {
         let now = host.now();
         let deadline_ms = u64::try_from(definition.deadline.as_millis()).unwrap_or(u64::MAX);
         let until = now.saturating_add(deadline_ms).saturating_add(CLIENT_GRACE_MS);
-        self.waiting.clients.insert(client, Wait { start: start.clone(), until, seen: None });
+        self.waiting.clients.insert(client, Wait { start: start.clone(), until, refusal, seen: None });
         self.waiting.poll_at.get_or_insert(now.saturating_add(POLL_MS));
     }
 
@@ -91,8 +120,12 @@ impl<J: Journal> Coordinator<J> {
                     self.waiting.clients.insert(client, wait);
                     continue;
                 }
+                Found::Unreadable => unreadable(),
                 // It was never sent anything, or has been forgotten since it ended.
-                Found::Nothing => Problem::overload("the saga that was begun before is gone"),
+                Found::Nothing => {
+                    let gone = || Problem::overload("the saga that was begun before is gone");
+                    wait.refusal.unwrap_or_else(gone)
+                }
             };
             host.reply(client, &answer);
         }
@@ -105,6 +138,11 @@ impl<J: Journal> Coordinator<J> {
 fn replayed(mut reply: Reply) -> Reply {
     reply.headers.push(("idempotency-replayed".to_owned(), "true".to_owned()));
     reply
+}
+
+/// As in an upgrade: a proxy of the newer kind can tell.
+fn unreadable() -> Reply {
+    Problem::overload("what has begun under this idempotency-key cannot be read by this proxy")
 }
 
 fn other_request() -> Reply {

@@ -11,6 +11,8 @@ use crate::config;
 use crate::facts::ParticipantResponse;
 use crate::journal::{Conflict, SharedJournal, Version};
 
+mod elsewhere;
+
 type Values = Rc<RefCell<BTreeMap<String, (Vec<u8>, Version)>>>;
 
 #[derive(Default)]

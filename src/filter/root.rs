@@ -44,6 +44,9 @@ struct Worker {
 /// After a tick Envoy goes on with the period that was set: a tick will come, but at no time that anything needs.
 const TICKS_ANYHOW: Millis = Millis::MAX;
 
+/// Where nothing is due: else Envoy would go on with the last period, however short that was.
+const LONGEST_PERIOD_MS: Millis = 60_000;
+
 impl Root {
     pub(super) fn new(id: u32) -> Root {
         Root { id, serving: None, ending: false }
@@ -198,10 +201,10 @@ impl Worker {
 
     /// Setting the tick starts its countdown anew, so it is set only where the next due time has become earlier.
     fn set_tick(&mut self) {
-        let due = self.coordinator.next_due();
+        let now = self.host.now();
+        let due = self.coordinator.next_due().min(now.saturating_add(LONGEST_PERIOD_MS));
         let always = planted(Planted::TickAlwaysSet);
         if always || self.tick_at.is_none_or(|tick_at| due < tick_at) {
-            let now = self.host.now();
             let wait = if always { 1_000 } else { due.saturating_sub(now).max(1) };
             self.tick_at = Some(now.saturating_add(wait));
             set_tick_period(Duration::from_millis(wait));

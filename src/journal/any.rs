@@ -45,6 +45,10 @@ impl Journal for AnyJournal {
         of_either!(self, journal => journal.write(store, entry))
     }
 
+    fn withdraw(&mut self, saga: &str) -> bool {
+        of_either!(self, journal => journal.withdraw(saga))
+    }
+
     fn find(&self, store: &impl SharedData, start: &StartKey) -> Found {
         of_either!(self, journal => journal.find(store, start))
     }

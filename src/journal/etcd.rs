@@ -57,8 +57,9 @@ mod takeover;
 mod token;
 mod write;
 
-/// A member of etcd that has just gone takes its share of the calls until Envoy knows: another may take the next.
-const NOT_SENT_BEFORE_REFUSED: u32 = 3;
+/// A member of etcd that has just gone takes its share of the calls until Envoy knows: another may take the next. One that
+/// is too busy may be less so in a moment.
+const NOT_NOW_BEFORE_REFUSED: u32 = 3;
 
 /// How long to wait after so many failures in a row.
 fn back_off_ms(failures: u32) -> Millis {
@@ -257,6 +258,14 @@ impl Journal for EtcdJournal {
             Acknowledgement::Pending if planted(Planted::SentBeforeWritten) => Acknowledgement::Written,
             acknowledgement => acknowledgement,
         }
+    }
+
+    fn withdraw(&mut self, saga: &str) -> bool {
+        let is_unsent = self.sagas.get(saga).is_some_and(Kept::certainly_never_written);
+        if is_unsent {
+            self.sagas.remove(saga);
+        }
+        is_unsent
     }
 
     fn find(&self, _store: &impl SharedData, _start: &StartKey) -> Found {

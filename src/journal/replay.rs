@@ -61,21 +61,42 @@ pub(super) fn records<'a>(lines: impl Iterator<Item = &'a [u8]>, last: u64) -> R
     }
 }
 
+/// Why definitions cannot be used.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(super) enum NoDefinitions {
+    /// Another module may be able to: they are what a configuration looks like.
+    ForOthers(String),
+    /// Nobody can.
+    Gone(String),
+}
+
+impl std::fmt::Display for NoDefinitions {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        match self {
+            NoDefinitions::ForOthers(why) | NoDefinitions::Gone(why) => f.write_str(why),
+        }
+    }
+}
+
 /// Reads the definitions under which sagas began.
-pub(super) fn definitions(configuration: &[u8]) -> Result<Vec<Arc<Definition>>, String> {
+pub(super) fn definitions(configuration: &[u8]) -> Result<Vec<Arc<Definition>>, NoDefinitions> {
+    let cannot = |errors| format!("the configuration with which it began cannot be read: {errors}");
     match config::load(configuration) {
         Ok(configuration) => Ok(configuration.definitions),
-        Err(errors) => Err(format!("the configuration with which it began cannot be read: {errors}")),
+        Err(errors) if serde_json::from_slice::<serde::de::IgnoredAny>(configuration).is_ok() => {
+            Err(NoDefinitions::ForOthers(cannot(errors)))
+        }
+        Err(errors) => Err(NoDefinitions::Gone(cannot(errors))),
     }
 }
 
 /// Replays records under one of the definitions.
 pub(super) fn orphan(
     records: &[Record],
-    definitions: &Result<Vec<Arc<Definition>>, String>,
+    definitions: &Result<Vec<Arc<Definition>>, NoDefinitions>,
     epoch: u32,
 ) -> Result<Orphan, String> {
-    let definitions = definitions.as_ref().map_err(Clone::clone)?;
+    let definitions = definitions.as_ref().map_err(NoDefinitions::to_string)?;
     let name = records.first().and_then(begun_as).ok_or("its records do not say how it began")?;
     let definition = definitions.iter().find(|definition| definition.name == name);
     let definition =

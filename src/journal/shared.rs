@@ -18,7 +18,7 @@
 //! sent the VM looks whether its row is still its own: so one that was only slow does nothing for a saga that is not its
 //! own any more.
 
-use std::collections::{BTreeMap, HashMap, VecDeque};
+use std::collections::{BTreeMap, BTreeSet, HashMap, VecDeque};
 
 use super::{Acknowledgement, Entry, Found, Journal, News, Orphan, Ownership, SharedData, StartKey};
 use crate::definition;
@@ -62,6 +62,8 @@ pub struct SharedJournal {
     retained: Retained,
     watched: BTreeMap<u32, Watched>,
     taken: BTreeMap<u32, TakenRow>,
+    /// Names of dead VMs whose sagas another module may be able to resume, and this one is not.
+    left_to_others: BTreeSet<String>,
     /// Sagas that may be what kills VMs: they are resumed one at a time.
     suspects: VecDeque<Orphan>,
     /// The suspect that was resumed last, and the beat at which it has lived long enough.
@@ -91,6 +93,7 @@ impl SharedJournal {
             retained: Retained::default(),
             watched: BTreeMap::new(),
             taken: BTreeMap::new(),
+            left_to_others: BTreeSet::new(),
             suspects: VecDeque::new(),
             on_probation: None,
             beat_at: 0,

@@ -9,16 +9,15 @@ use crate::definition::ReplyTemplate;
 use crate::planted::{Planted, planted};
 use crate::template::{Facts, RenderError};
 
+/// Told where nothing was sent.
+pub(crate) const JOURNAL_TOO_SLOW: &str = "the journal took longer than the saga may take: nothing was sent";
+
 impl Saga {
     /// Decides how the saga ended, and with it what the client gets.
     pub(super) fn end(&mut self, state: SagaState) {
         // Nothing is sent before the begin is durable, and nothing but the deadline ends a saga that waits for that.
-        let nothing_sent = state == SagaState::Compensated && self.durable == 0;
-        let reply = if nothing_sent {
-            Problem::overload("the journal took longer than the saga may take: nothing was sent")
-        } else {
-            self.reply_at_end(state)
-        };
+        let nothing_sent = state == SagaState::Compensated && !self.has_begun() && self.outstanding.is_some();
+        let reply = if nothing_sent { Problem::overload(JOURNAL_TOO_SLOW) } else { self.reply_at_end(state) };
         self.change(Change::Ended { state, reply, nothing_sent });
     }
 

@@ -20,8 +20,8 @@ pub(super) enum Answer<T> {
     /// The request was larger than etcd takes, and nothing was done; or the answer was larger than its gateway takes, and
     /// all is done.
     TooLarge(Refusal),
-    /// Nothing was sent.
-    NotSent,
+    /// Nothing was done: it was not sent, or etcd was too busy to look at it.
+    NotNow(&'static str),
     /// It may have been done.
     Unknown(String),
 }
@@ -51,12 +51,21 @@ impl Refusal {
         self.code == RESOURCE_EXHAUSTED && self.message.contains("space exceeded")
     }
 
+    /// etcd has more before it than it takes: it has not looked at this.
+    fn is_of_load(&self) -> bool {
+        self.code == RESOURCE_EXHAUSTED && self.message.contains("too many requests")
+    }
+
     fn is_definite(&self) -> bool {
-        let before = ["too many requests", "trying to send message larger"];
         match self.code {
-            RESOURCE_EXHAUSTED => before.iter().any(|text| self.message.contains(text)),
+            RESOURCE_EXHAUSTED => self.message.contains("trying to send message larger"),
             code => DEFINITE.contains(&code),
         }
+    }
+
+    /// One of several writes may be the cause; else it is the same for all.
+    pub(super) fn may_be_for_one(&self) -> bool {
+        self.is_of_size() || [INVALID, NOT_FOUND].contains(&self.code)
     }
 
     fn is_of_token(&self) -> bool {
@@ -71,6 +80,7 @@ impl std::fmt::Display for Refusal {
     }
 }
 
+const INVALID: u32 = 3;
 const NOT_FOUND: u32 = 5;
 const RESOURCE_EXHAUSTED: u32 = 8;
 /// etcd says so of a request, its gateway of an answer.
@@ -78,7 +88,9 @@ const RECEIVED: &str = "received message larger";
 const UNAUTHENTICATED: u32 = 16;
 /// gRPC: invalid argument, not found, already exists, permission denied, failed precondition, out of range, unimplemented,
 /// unauthenticated. With any other something may have been done: a leader that steps down tells neither.
-const DEFINITE: &[u32] = &[3, NOT_FOUND, 6, 7, 9, 11, 12, UNAUTHENTICATED];
+const DEFINITE: &[u32] = &[INVALID, NOT_FOUND, 6, 7, 9, 11, 12, UNAUTHENTICATED];
+
+const UNREACHABLE: &str = "it cannot be reached";
 
 /// How Envoy's own answer begins where it has no connection to send anything on, and why.
 const NO_CONNECTION: &[&str] = &[
@@ -92,7 +104,7 @@ const NO_CONNECTION: &[&str] = &[
 /// Reads what came of a call.
 pub(super) fn read<T: DeserializeOwned>(result: &AttemptResult) -> Answer<T> {
     let answer = match result {
-        AttemptResult::NotSent(_) => return Answer::NotSent,
+        AttemptResult::NotSent(_) => return Answer::NotNow(UNREACHABLE),
         AttemptResult::NoAnswer => return Answer::Unknown("no answer, or one that was cut short".to_owned()),
         AttemptResult::Answered(answer) => answer,
     };
@@ -107,13 +119,14 @@ pub(super) fn read<T: DeserializeOwned>(result: &AttemptResult) -> Answer<T> {
     match serde_json::from_slice::<Refusal>(body) {
         Ok(refusal) if refusal.is_of_token() => Answer::Unauthenticated,
         Ok(refusal) if refusal.is_of_quota() => Answer::NoSpace,
+        Ok(refusal) if refusal.is_of_load() => Answer::NotNow("it has too many requests before it"),
         Ok(refusal) if refusal.code == RESOURCE_EXHAUSTED && refusal.message.contains(RECEIVED) => {
             Answer::TooLarge(refusal)
         }
         Ok(refusal) if refusal.is_definite() => Answer::Refused(refusal),
         Ok(refusal) => Answer::Unknown(refusal.to_string()),
         Err(_) if answer.code == 503 && NO_CONNECTION.iter().any(|text| body.starts_with(text.as_bytes())) => {
-            Answer::NotSent
+            Answer::NotNow(UNREACHABLE)
         }
         Err(_) => Answer::Unknown(format!("an answer of {}", answer.code)),
     }
@@ -139,7 +152,7 @@ mod tests {
             Answer::Unauthenticated => "unauthenticated",
             Answer::NoSpace => "no space",
             Answer::TooLarge(_) => "too large",
-            Answer::NotSent => "not sent",
+            Answer::NotNow(_) => "not now",
             Answer::Unknown(_) => "unknown",
         }
     }
@@ -154,7 +167,7 @@ mod tests {
             (answered(400, &error(3, "etcdserver: duplicate key given in txn request")), "refused"),
             (answered(400, &error(3, "etcdserver: request is too large")), "refused"),
             (answered(429, &error(8, "etcdserver: mvcc: database space exceeded")), "no space"),
-            (answered(429, &error(8, "etcdserver: too many requests")), "refused"),
+            (answered(429, &error(8, "etcdserver: too many requests")), "not now"),
             (answered(429, &error(8, "grpc: trying to send message larger than max (5 vs. 4)")), "refused"),
             (answered(429, &error(8, "grpc: received message larger than max (5 vs. 4)")), "too large"),
             (answered(404, &error(5, "etcdserver: requested lease not found")), "refused"),
@@ -164,12 +177,12 @@ mod tests {
             (answered(503, &error(14, "etcdserver: request timed out")), "unknown"),
             (answered(503, &error(14, "etcdserver: leader changed")), "unknown"),
             (answered(500, &error(13, "internal")), "unknown"),
-            (answered(503, &format!("{connect}remote connection failure, transport failure reason: x")), "not sent"),
-            (answered(503, "no healthy upstream"), "not sent"),
+            (answered(503, &format!("{connect}remote connection failure, transport failure reason: x")), "not now"),
+            (answered(503, "no healthy upstream"), "not now"),
             (answered(503, &format!("{connect}connection termination")), "unknown"),
             (answered(504, "upstream request timeout"), "unknown"),
             (AttemptResult::NoAnswer, "unknown"),
-            (AttemptResult::NotSent(DispatchRefusal::Unavailable), "not sent"),
+            (AttemptResult::NotSent(DispatchRefusal::Unavailable), "not now"),
         ];
         for (result, expected) in cases {
             assert_eq!(came_to(&result), expected, "{result:?}");

@@ -16,7 +16,7 @@ use super::api::{Request, Txn, TxnAnswer};
 use super::bundle::{Bundle, MAX_NESTED};
 use super::session::failure;
 use super::takeover::Candidate;
-use super::{EtcdJournal, NOT_SENT_BEFORE_REFUSED, back_off_ms};
+use super::{EtcdJournal, NOT_NOW_BEFORE_REFUSED, back_off_ms};
 use crate::journal::{Acknowledgement, StartKey};
 use crate::planted::{Planted, planted};
 use crate::saga::{Millis, SagaId};
@@ -43,8 +43,8 @@ pub(super) enum Wish {
 
 /// Where a wish stands.
 pub(super) enum Readiness {
-    /// This is what it wants. The start key that it writes must not be in the same transaction twice.
-    Ready(Txn, Option<String>),
+    /// This is what it wants.
+    Ready(Txn),
     /// Something else has to be there first.
     NotYet,
     /// Nobody wants it any more.
@@ -67,6 +67,10 @@ pub(super) struct Queued {
 impl Queued {
     pub(super) fn is_take(&self) -> bool {
         matches!(self.wish, Wish::Take(_))
+    }
+
+    fn reads_much(&self) -> bool {
+        matches!(self.wish, Wish::Take(_) | Wish::Look(_) | Wish::Definitions(_))
     }
 }
 
@@ -133,22 +137,23 @@ impl EtcdJournal {
                 left.push_back(queued);
                 continue;
             }
-            let (txn, start) = match self.readiness(&queued, now) {
+            let start = self.start_written_by(&queued.wish);
+            if start.as_ref().is_some_and(|start| bundle.starts.contains(start)) {
+                left.push_back(queued);
+                continue;
+            }
+            let txn = match self.readiness(&queued, now) {
                 Readiness::Moot => continue,
                 Readiness::NotYet => {
                     left.push_back(queued);
                     continue;
                 }
-                Readiness::Ready(txn, start) => (txn, start),
+                Readiness::Ready(txn) => txn,
             };
             let bytes = super::json(&txn).len();
             if !bundle.has_room_for(bytes) {
                 left.push_back(queued);
                 break;
-            }
-            if start.as_ref().is_some_and(|start| bundle.starts.contains(start)) {
-                left.push_back(queued);
-                continue;
             }
             self.is_sent(&queued.wish, true);
             let queued = Queued { incarnation: self.session.incarnation(), ..queued };
@@ -196,7 +201,7 @@ impl EtcdJournal {
         let stale = self.is_stale(queued);
         match &queued.wish {
             Wish::Write(saga) => self.write_txn(saga, now),
-            Wish::Look(start) => self.look_txn(start),
+            Wish::Look(start) => self.look_txn(start, now),
             Wish::Definitions(hash) => self.definitions_txn(hash),
             Wish::Forget(hash, revision) => self.forget_txn(hash, *revision),
             Wish::Head(_) | Wish::Take(_) if stale => Readiness::Moot,
@@ -213,11 +218,12 @@ impl EtcdJournal {
                 self.is_sent(&queued.wish, false);
             }
         }
-        // Only what reads much has an answer that can be too large. Else it was the request, of which nothing was done.
-        let reads_much = |queued: &Queued| matches!(queued.wish, Wish::Take(_) | Wish::Look(_) | Wish::Definitions(_));
+        // What one write or look finds was small enough to be written: alone, only a takeover has an answer that is too large.
+        // Several together are small enough to be asked: there it is the answer.
         let answer = match answer {
-            Answer::TooLarge(refusal) if group.iter().any(reads_much) => Answer::Unknown(refusal.to_string()),
-            Answer::TooLarge(refusal) => Answer::Refused(refusal),
+            Answer::TooLarge(refusal) if group.len() == 1 && !group.iter().any(Queued::is_take) => {
+                Answer::Refused(refusal)
+            }
             answer => answer,
         };
         match &answer {
@@ -230,8 +236,7 @@ impl EtcdJournal {
                     }
                 }
             }
-            // Perhaps for the sake of one of them.
-            Answer::Refused(refusal) if group.len() > 1 => {
+            Answer::Refused(refusal) if group.len() > 1 && refusal.may_be_for_one() => {
                 log::debug!("etcd refuses {} writes together: {refusal}", group.len());
                 let share = (group.len() / 2).max(1);
                 // A saga whose VM has lost its lease meanwhile has been wished for anew.
@@ -258,9 +263,10 @@ impl EtcdJournal {
             }
             Answer::NoSpace => self.found_no_space(group, now),
             Answer::Unauthenticated => group.into_iter().for_each(|queued| self.again(queued, false, now)),
-            Answer::NotSent => {
+            Answer::NotNow(why) => {
+                log::debug!("etcd does not do {} writes now: {why}", group.len());
                 for queued in group {
-                    let once_more = queued.failures < NOT_SENT_BEFORE_REFUSED || self.is_stale(&queued);
+                    let once_more = queued.failures < NOT_NOW_BEFORE_REFUSED || self.is_stale(&queued);
                     if once_more || !self.refuse(&queued.wish, Acknowledgement::Refused) {
                         self.again(queued, false, now);
                     }
@@ -269,9 +275,10 @@ impl EtcdJournal {
             Answer::Unknown(_) | Answer::TooLarge(_) => {
                 log::warn!("whether etcd has done {} writes is not known: {}", group.len(), failure(&answer));
                 let half = (group.len() / 2).max(1);
+                let is_too_large = matches!(answer, Answer::TooLarge(_));
                 for queued in group {
-                    // Perhaps their answer is too large.
-                    let share = if queued.is_take() { queued.share.min(half) } else { queued.share };
+                    // Perhaps the answer takes too long for what they read.
+                    let share = if is_too_large || queued.reads_much() { queued.share.min(half) } else { queued.share };
                     self.again(Queued { share, ..queued }, true, now);
                 }
             }

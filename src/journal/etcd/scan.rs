@@ -139,7 +139,7 @@ impl EtcdJournal {
             success: vec![Request::delete(&key)],
             failure: Vec::new(),
         };
-        Readiness::Ready(txn, None)
+        Readiness::Ready(txn)
     }
 }
 

@@ -9,7 +9,7 @@
 use super::answer::Answer;
 use super::api::{Compare, Grant, Int, KeepAlive, Lease, Request, Streamed, Txn, TxnAnswer};
 use super::kept::{Keys, VmRow, encode};
-use super::{NOT_SENT_BEFORE_REFUSED, back_off_ms};
+use super::{NOT_NOW_BEFORE_REFUSED, back_off_ms};
 use crate::planted::{Planted, planted};
 use crate::saga::Millis;
 use crate::saga::record::RECORD_VERSION;
@@ -210,8 +210,8 @@ impl Session {
         log::warn!("etcd does not give this VM {what}: {}", failure(answer));
         self.back_off(now);
         // Another member may be there; another token may be valid, where this one has ended with its time.
-        let may_help_itself = matches!(answer, Answer::NotSent | Answer::Unauthenticated);
-        self.gives_up = !may_help_itself || self.failures >= NOT_SENT_BEFORE_REFUSED;
+        let may_help_itself = matches!(answer, Answer::NotNow(_) | Answer::Unauthenticated);
+        self.gives_up = !may_help_itself || self.failures >= NOT_NOW_BEFORE_REFUSED;
         if self.gives_up { Outcome::CannotBegin } else { Outcome::Fine }
     }
 
@@ -230,7 +230,7 @@ pub(super) fn failure<T>(answer: &Answer<T>) -> String {
         Answer::Unauthenticated => "the token is not valid any more".to_owned(),
         Answer::TooLarge(refusal) => refusal.to_string(),
         Answer::NoSpace => "its database is as large as its quota".to_owned(),
-        Answer::NotSent => "it cannot be reached".to_owned(),
+        Answer::NotNow(why) => (*why).to_owned(),
         Answer::Unknown(why) => why.clone(),
     }
 }

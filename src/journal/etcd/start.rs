@@ -2,16 +2,21 @@
 
 use std::collections::BTreeMap;
 
+use serde::de::DeserializeOwned;
+
 use super::EtcdJournal;
-use super::api::{Request, Txn, TxnAnswer};
+use super::api::{KeyValue, Request, Txn, TxnAnswer};
 use super::group::{Readiness, Wish};
 use super::kept::{Head, StartRow};
-use crate::journal::{Found, OpenSaga, StartKey, replay};
+use crate::journal::replay::{self, Unreadable};
+use crate::journal::{Found, OpenSaga, StartKey};
 use crate::planted::{Planted, planted};
 use crate::saga::Millis;
 
 /// Who has asked comes back for the answer before this.
 const KEPT_MS: Millis = 5_000;
+/// An answer that nobody has come for is too old after this: much may have begun since.
+const FRESH_MS: Millis = 1_000;
 /// etcd is asked about a saga under way so often at most, however many wait for it.
 const AGAIN_MS: Millis = 100;
 
@@ -24,6 +29,8 @@ pub(super) struct Looks {
 
 #[derive(Debug)]
 struct Look {
+    /// When somebody asked last.
+    asked_at: Millis,
     /// A saga that was not at its end when it was looked at last.
     open: Option<StartRow>,
     found: Option<Answered>,
@@ -47,14 +54,15 @@ impl Looks {
 impl EtcdJournal {
     pub(super) fn look_for(&mut self, start: &StartKey, now: Millis) -> Found {
         let Some(look) = self.looks.looks.get_mut(&name(start)) else {
-            self.looks.looks.insert(name(start), Look { open: None, found: None });
+            self.looks.looks.insert(name(start), Look { asked_at: now, open: None, found: None });
             self.wish(Wish::Look(start.clone()));
             return Found::Asked;
         };
+        look.asked_at = now;
         let Some(answered) = &mut look.found else { return Found::Asked };
         let is_open = matches!(answered.found, Found::UnderWay(_));
-        let told_before = answered.told_at.is_some_and(|told_at| told_at != now);
-        if !told_before || (is_open && now < answered.at.saturating_add(AGAIN_MS)) {
+        let is_past = now >= answered.at.saturating_add(FRESH_MS) || answered.told_at.is_some_and(|told| told != now);
+        if !is_past || (is_open && now < answered.at.saturating_add(AGAIN_MS)) {
             answered.told_at = Some(now);
             return answered.found.clone();
         }
@@ -64,24 +72,28 @@ impl EtcdJournal {
     }
 
     /// The row of the start key; the second time also the head of the saga that it names.
-    pub(super) fn look_txn(&self, start: &StartKey) -> Readiness {
+    pub(super) fn look_txn(&mut self, start: &StartKey, now: Millis) -> Readiness {
         let Some(look) = self.looks.looks.get(&name(start)) else { return Readiness::Moot };
+        if now >= look.asked_at.saturating_add(KEPT_MS) {
+            self.looks.looks.remove(&name(start));
+            return Readiness::Moot;
+        }
         let mut success = vec![Request::get(&self.keys.start(start))];
         success.extend(look.open.as_ref().map(|row| Request::get(&self.keys.saga(&row.saga))));
-        Readiness::Ready(Txn { success, ..Txn::default() }, None)
+        Readiness::Ready(Txn { success, ..Txn::default() })
     }
 
     pub(super) fn looked(&mut self, start: &StartKey, answer: &TxnAnswer, now: Millis) {
         let Some(look) = self.looks.looks.get_mut(&name(start)) else { return };
-        let row = answer.found(0).first();
-        let row: Option<StartRow> = row.and_then(|row| match replay::parse(&row.value.0) {
-            Ok(row) => Some(row),
+        let parsed = read(answer.found(0).first()).and_then(|row| Ok((row, read(answer.found(1).first())?)));
+        let (row, head): (Option<StartRow>, Option<Head>) = match parsed {
+            Ok(parsed) => parsed,
             Err(why) => {
-                log::error!("start key {}: {why}", start.key);
-                None
+                log::error!("what has begun under the start key {}: {why}", start.key);
+                look.found = Some(Answered { found: Found::Unreadable, at: now, told_at: None });
+                return;
             }
-        });
-        let head: Option<Head> = answer.found(1).first().and_then(|head| replay::parse(&head.value.0).ok());
+        };
         let found = match row {
             None => Some(Found::Nothing),
             Some(row) if row.request != start.request && !planted(Planted::RequestUnderKeyNotCompared) => {
@@ -104,6 +116,11 @@ impl EtcdJournal {
             self.wish(Wish::Look(start.clone()));
         }
     }
+}
+
+/// None: there is nothing.
+fn read<T: DeserializeOwned>(found: Option<&KeyValue>) -> Result<Option<T>, Unreadable> {
+    found.map(|found| replay::parse(&found.value.0)).transpose()
 }
 
 fn name(start: &StartKey) -> (String, String) {

@@ -4,7 +4,8 @@
 //! by some seconds. One that is found on probation is a suspect: of those a VM resumes one at a time, and after three
 //! such owners in a row it is set aside. That takes no clock but the VM's own.
 //!
-//! A saga whose definitions this VM cannot read, as those of a newer module, stays without owner, for one that can.
+//! A saga whose definitions this VM cannot read, as those of a newer module, stays without owner, for one that can. One
+//! whose definitions are gone, or are no configuration, is set aside.
 
 use std::collections::{BTreeMap, BTreeSet, VecDeque};
 use std::sync::Arc;
@@ -15,7 +16,7 @@ use super::group::{Readiness, Wish};
 use super::kept::{Head, encode};
 use super::write::Kept;
 use crate::definition::Definition;
-use crate::journal::replay;
+use crate::journal::replay::{self, NoDefinitions};
 use crate::planted::{Planted, planted};
 use crate::saga::{Millis, SagaId};
 
@@ -35,7 +36,7 @@ pub(super) struct Candidate {
 }
 
 /// Definitions, or why they cannot be read.
-type Definitions = Result<Vec<Arc<Definition>>, String>;
+type Definitions = Result<Vec<Arc<Definition>>, NoDefinitions>;
 
 /// See the module's text.
 #[derive(Debug, Default)]
@@ -81,7 +82,9 @@ impl EtcdJournal {
             self.takeovers.more = true;
             return;
         }
-        if let Some(Some(Err(why))) = self.takeovers.definitions.get(&candidate.head.definitions) {
+        if let Some(Some(Err(NoDefinitions::ForOthers(why)))) =
+            self.takeovers.definitions.get(&candidate.head.definitions)
+        {
             let why = why.clone();
             return self.leave_to_others(&candidate.saga, &why);
         }
@@ -124,8 +127,9 @@ impl EtcdJournal {
         let Some(registered) = self.session.registered() else { return Readiness::NotYet };
         match self.has_definitions(&candidate.head.definitions) {
             None => return Readiness::NotYet,
-            Some(Ok(_)) => {}
-            Some(Err(why)) => {
+            // It is taken over to be set aside.
+            Some(Ok(_) | Err(NoDefinitions::Gone(_))) => {}
+            Some(Err(NoDefinitions::ForOthers(why))) => {
                 self.leave_to_others(&candidate.saga, &why);
                 self.is_not_being_taken(&candidate.saga);
                 self.look_for_more_suspects();
@@ -144,7 +148,7 @@ impl EtcdJournal {
             success: vec![Request::put(&key, encode(&heir), None), Request::list(&records, None, None, false)],
             failure: vec![Request::get(&key), Request::list(&records, None, None, false)],
         };
-        Readiness::Ready(txn, None)
+        Readiness::Ready(txn)
     }
 
     /// The turn of the next one has come.
@@ -221,13 +225,13 @@ impl EtcdJournal {
 
     pub(super) fn definitions_txn(&self, hash: &str) -> Readiness {
         let success = vec![Request::get(&self.keys.definitions(hash))];
-        Readiness::Ready(Txn { success, ..Txn::default() }, None)
+        Readiness::Ready(Txn { success, ..Txn::default() })
     }
 
     pub(super) fn definitions_read(&mut self, hash: &str, answer: &TxnAnswer) {
         let definitions = match answer.found(0).first() {
             Some(found) => replay::definitions(&found.value.0),
-            None => Err("the definitions under which it began are gone".to_owned()),
+            None => Err(NoDefinitions::Gone("the definitions under which it began are gone".to_owned())),
         };
         self.takeovers.definitions.insert(hash.to_owned(), Some(definitions));
     }

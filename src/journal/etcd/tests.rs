@@ -15,6 +15,9 @@ use crate::journal::{Conflict, OpenSaga, Version};
 use crate::saga::SagaState;
 use crate::saga::record::{Begun, Change, RECORD_VERSION, Record};
 
+mod group;
+mod takeover;
+
 const DEFINITIONS: &str = r#"{"version": 1, "sagas": [{"name": "trip", "match": {"path": "/trips"}, "steps": [
     {"name": "hotel", "transaction": {"cluster": "hotel", "method": "POST", "path": "/"}}]}]}"#;
 
@@ -93,15 +96,7 @@ impl Vm {
     }
 
     fn begins_under(&mut self, saga: &str, start: Option<&StartKey>) -> Acknowledgement {
-        let begun = Begun {
-            id: saga.to_owned(),
-            definition: "trip".to_owned(),
-            request: json!({}),
-            forwarded: Vec::new(),
-            begun_at: self.now,
-            deadline: self.now + 10_000,
-        };
-        let record = Record { version: RECORD_VERSION, sequence: 1, changes: vec![Change::Begun(begun)] };
+        let record = Record { version: RECORD_VERSION, sequence: 1, changes: vec![begun(saga, self.now)] };
         self.journal.write(&mut Shared, Entry { saga, epoch: 1, record: &record, start, now: self.now })
     }
 
@@ -112,6 +107,17 @@ impl Vm {
         let register = self.asks_one(TXN);
         self.hears(&register, 200, &json!({"header": {"revision": "5"}, "succeeded": true}));
     }
+}
+
+fn begun(saga: &str, now: Millis) -> Change {
+    Change::Begun(Begun {
+        id: saga.to_owned(),
+        definition: "trip".to_owned(),
+        request: json!({}),
+        forwarded: Vec::new(),
+        begun_at: now,
+        deadline: now + 10_000,
+    })
 }
 
 /// A VM that has a lease, and has asked etcd to begin the saga `one`.
@@ -204,11 +210,16 @@ fn all_who_wait_under_one_key_are_told_in_the_same_moment_and_etcd_is_asked_now_
 
 /// A VM that has a lease, and has found so many sagas without owner.
 fn heir(sagas: usize, max_sagas: usize) -> Vm {
+    heir_of(sagas, max_sagas, |_, head| head)
+}
+
+/// The same; each saga as it was changed.
+fn heir_of(sagas: usize, max_sagas: usize, change: impl Fn(usize, Head) -> Head) -> Vm {
     let mut vm = Vm::new(|settings| settings.takes_over = true, max_sagas);
     vm.journal.tick(&mut Shared, vm.now);
     let scan = vm.asks_one(TXN);
-    let head = encode(&head(&vm.journal));
-    let heads: Vec<_> = (0..sagas).map(|number| (format!("sagabox/saga/{number:03}"), head.clone())).collect();
+    let head = |number| encode(&change(number, head(&vm.journal)));
+    let heads: Vec<_> = (0..sagas).map(|number| (format!("sagabox/saga/{number:03}"), head(number))).collect();
     vm.hears(&scan, 200, &json!({"succeeded": true, "responses": [found(&[]), found(&heads), found(&[])]}));
     vm.registers();
     vm
@@ -218,99 +229,6 @@ fn heir(sagas: usize, max_sagas: usize) -> Vm {
 fn sizes(calls: &[JournalCall]) -> Vec<usize> {
     let nested = |call: &JournalCall| call.body.matches("request_txn").count();
     calls.iter().map(nested).collect()
-}
-
-#[test]
-fn takeovers_go_in_small_numbers_and_in_smaller_ones_where_their_answer_does_not_come() {
-    let mut vm = heir(20, 100);
-    let calls = vm.asks();
-    assert_eq!(sizes(&calls), [8, 8]);
-    for call in &calls {
-        vm.hears_nothing(call);
-    }
-    vm.now += 1_000;
-    let calls = vm.asks();
-    assert_eq!(sizes(&calls), [4, 4]);
-}
-
-#[test]
-fn no_more_sagas_are_taken_over_than_a_vm_may_have() {
-    let mut vm = heir(20, 3);
-    let calls = vm.asks();
-    assert_eq!(sizes(&calls), [3]);
-}
-
-#[test]
-fn a_saga_whose_definitions_cannot_be_read_is_left_to_others() {
-    let mut vm = Vm::new(|settings| settings.takes_over = true, 10);
-    vm.journal.tick(&mut Shared, vm.now);
-    let scan = vm.asks_one(TXN);
-    let hash = "f".repeat(64);
-    let newer = Head { definitions: hash.clone(), ..head(&vm.journal) };
-    let heads = [("sagabox/saga/newer".to_owned(), encode(&newer))];
-    vm.hears(&scan, 200, &json!({"succeeded": true, "responses": [found(&[]), found(&heads), found(&[])]}));
-    vm.registers();
-    let definitions = vm.asks_one(TXN);
-    let text = br#"{"version": 1, "of_the_future": true}"#.to_vec();
-    let news = vm.hears(&definitions, 200, &nested(&[found(&[(format!("sagabox/definitions/{hash}"), text)])]));
-    assert!(news.orphans.is_empty() && news.quarantined.is_empty());
-    assert!(vm.asks().is_empty());
-    assert!(vm.journal.takeovers.next_due() == Millis::MAX && vm.journal.sagas.is_empty());
-}
-
-#[test]
-fn a_begin_that_had_no_room_is_looked_for_before_its_client_is_told() {
-    let (mut vm, begin) = beginner();
-    assert!(vm.hears(&begin, 429, &no_space()).fates.is_empty());
-
-    let looks = vm.asks_one(TXN);
-    let alive = found(&[("sagabox/vm/vm.0".to_owned(), Vec::new())]);
-    let absent = json!({"response_txn": {"succeeded": false, "responses": [found(&[]), alive]}});
-    let news = vm.hears(&looks, 200, &json!({"succeeded": true, "responses": [absent]}));
-    assert_eq!(acknowledgements(&news), [Acknowledgement::Refused]);
-}
-
-#[test]
-fn what_is_under_way_does_not_wait_for_room_with_those_that_begin() {
-    let mut vm = heir(1, 10);
-    vm.begins("one");
-    let both = vm.asks_one(TXN);
-    assert_eq!(sizes(std::slice::from_ref(&both)), [2]);
-    vm.hears(&both, 429, &no_space());
-    vm.begins("two");
-    vm.now += 100;
-    let room = STANDARD.encode("sagabox/room");
-    let calls = vm.asks();
-    assert_eq!(calls.iter().map(|call| call.body.contains(&room)).collect::<Vec<_>>(), [false, true]);
-}
-
-#[test]
-fn what_was_to_begin_when_the_lease_ended_begins_under_the_next_name() {
-    let (mut vm, begin) = beginner();
-    vm.begins("two");
-    vm.begins("three");
-    let begins = vm.asks_one(TXN);
-    // Where the VM's key was there is nothing.
-    let gone = json!({"response_txn": {"succeeded": false, "responses": [found(&[]), found(&[])]}});
-    let news = vm.hears(&begins, 200, &json!({"succeeded": true, "responses": [gone, gone]}));
-    // Of the one whose answer has not come it is not known whether it has begun.
-    assert_eq!((news.lost, news.fates), (vec!["one".to_owned()], vec![]));
-    vm.hears_nothing(&begin);
-    vm.registers();
-    let begins = vm.asks_one(TXN);
-    assert_eq!(sizes(std::slice::from_ref(&begins)), [2]);
-    assert!(begins.body.contains(&STANDARD.encode("sagabox/vm/vm.1")), "{}", begins.body);
-}
-
-#[test]
-fn a_begin_that_is_larger_than_etcd_takes_is_told_to_be() {
-    for message in ["etcdserver: request is too large", "grpc: received message larger than max (2200000 vs. 2097152)"]
-    {
-        let (mut vm, begin) = beginner();
-        let code = if message.starts_with("grpc") { 8 } else { 3 };
-        let news = vm.hears(&begin, 400, &json!({"code": code, "message": message}));
-        assert_eq!(acknowledgements(&news), [Acknowledgement::TooLarge], "{message}");
-    }
 }
 
 /// The records of a saga after its begin.
@@ -362,4 +280,42 @@ fn a_saga_that_has_sent_nothing_leaves_its_start_key_to_the_next_and_refuses_lat
         assert_eq!(deleted("sagabox/saga/two"), !is_repeated, "{done}");
         assert_eq!(done.contains(r#""lease":"7""#), is_repeated, "what is left goes with a lease: {done}");
     }
+}
+
+#[test]
+fn what_cannot_be_read_under_a_start_key_is_not_taken_for_nothing() {
+    let start = StartKey { key: "k".to_owned(), request: "r".to_owned() };
+    for row in [r#"{"version": 2, "of_the_future": 1}"#, "no row"] {
+        let mut vm = Vm::new(|_| {}, 10);
+        assert_eq!(vm.journal.look(&mut Shared, &start, vm.now), Found::Asked);
+        let look = vm.asks_one(TXN);
+        vm.hears(&look, 200, &nested(&[found(&[("sagabox/start/k".to_owned(), row.into())])]));
+        assert_eq!(vm.journal.look(&mut Shared, &start, vm.now), Found::Unreadable, "{row}");
+    }
+}
+
+#[test]
+fn what_nobody_asks_for_any_more_is_not_looked_for() {
+    let start = StartKey { key: "k".to_owned(), request: "r".to_owned() };
+    let mut vm = Vm::new(|_| {}, 10);
+    assert_eq!(vm.journal.look(&mut Shared, &start, vm.now), Found::Asked);
+    let look = vm.asks_one(TXN);
+    vm.hears_nothing(&look);
+    vm.now += 1_000;
+    let again = vm.asks_one(TXN);
+    vm.hears_nothing(&again);
+    vm.now += 10_000;
+    assert!(vm.asks().is_empty());
+    assert_eq!(vm.journal.next_due(), Millis::MAX);
+}
+
+#[test]
+fn an_answer_that_nobody_came_for_is_not_told_later() {
+    let start = StartKey { key: "k".to_owned(), request: "r".to_owned() };
+    let mut vm = Vm::new(|_| {}, 10);
+    assert_eq!(vm.journal.look(&mut Shared, &start, vm.now), Found::Asked);
+    let look = vm.asks_one(TXN);
+    vm.hears(&look, 200, &nested(&[found(&[])]));
+    vm.now += 2_000;
+    assert_eq!(vm.journal.look(&mut Shared, &start, vm.now), Found::Asked);
 }

@@ -46,12 +46,15 @@ impl Token {
     /// False: there is still none.
     pub(super) fn given(&mut self, answer: Answer<Authenticated>, now: Millis) -> bool {
         self.under_way = false;
-        if let Answer::Done(Authenticated { token }) = answer {
-            self.token = Some(token);
-            self.failures = 0;
-            return true;
+        match answer {
+            Answer::Done(Authenticated { token }) => {
+                self.token = Some(token);
+                self.failures = 0;
+                return true;
+            }
+            Answer::Refused(refusal) => log::error!("etcd does not take the user name and password: {refusal}"),
+            other => log::warn!("etcd gives this VM no token: {}", failure(&other)),
         }
-        log::error!("etcd does not take the user name and password: {}", failure(&answer));
         self.next_at = now.saturating_add(back_off_ms(self.failures));
         self.failures = self.failures.saturating_add(1);
         false

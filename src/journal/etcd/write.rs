@@ -132,7 +132,7 @@ impl EtcdJournal {
             // No key has this revision, so nothing is written.
             txn.compare.push(Compare::unchanged(&saga_key, -1));
             txn.failure.extend(start);
-            return Readiness::Ready(txn, None);
+            return Readiness::Ready(txn);
         }
         if kept.revision == 0 {
             txn.compare.extend([Compare::created(&saga_key, 0), Compare::created(&vm_key, registered)]);
@@ -162,8 +162,16 @@ impl EtcdJournal {
             }
         }
         txn.success.extend(pending.requests(&self.keys, saga, kept.revision, tombstone, lease));
-        let writes_start = start_key.filter(|_| kept.revision == 0 || pending.end.is_some());
-        Readiness::Ready(txn, writes_start)
+        Readiness::Ready(txn)
+    }
+
+    /// The start key that a wish writes, by its hash: etcd takes none of them twice in one transaction.
+    pub(super) fn start_written_by(&self, wish: &Wish) -> Option<String> {
+        let Wish::Write(saga) = wish else { return None };
+        let kept = self.sagas.get(saga)?;
+        let pending = kept.pending.as_ref().filter(|pending| !pending.is_looked_for)?;
+        let writes = kept.revision == 0 || pending.end.is_some();
+        kept.head.start.as_ref().filter(|_| writes).map(|start| start.key.clone())
     }
 
     /// Whether what a saga writes next takes room; none where it is no begin: it may end, which makes some.
@@ -303,7 +311,7 @@ impl EtcdJournal {
             success: vec![Request::put(&key, encode(&kept.head), None)],
             failure: vec![Request::get(&key)],
         };
-        Readiness::Ready(txn, None)
+        Readiness::Ready(txn)
     }
 
     pub(super) fn head_written(&mut self, saga: &str, answer: &TxnAnswer, revision: i64, now: Millis) {

@@ -9,6 +9,7 @@ use serde::{Deserialize, Serialize};
 use super::row::{bucket_key, slot_key};
 use super::slot::{Ended, Slot};
 use super::{MAX_TRIES, Place};
+use crate::journal::replay::Unreadable;
 use crate::journal::{Found, OpenSaga, SharedData, StartKey};
 use crate::planted::{Planted, planted};
 
@@ -40,18 +41,34 @@ fn parsed(line: &str) -> Option<Line> {
     serde_json::from_str(line).ok()
 }
 
-/// The slot of a line, if it holds the line's saga.
-fn slot_of(store: &impl SharedData, line: &Line) -> Option<Slot> {
-    let (bytes, _) = store.shared(&slot_key(line.row, line.slot))?;
-    Slot::parse(&bytes).ok().filter(|slot| slot.head.saga == line.saga)
+/// What the slot of a line holds.
+enum Held {
+    /// The line's saga.
+    Saga(Box<Slot>),
+    /// What another module has written: it may be the line's saga.
+    Unreadable,
+    /// Nothing, or another saga.
+    Nothing,
+}
+
+fn held(store: &impl SharedData, line: &Line) -> Held {
+    let bytes = store.shared(&slot_key(line.row, line.slot)).map(|(bytes, _)| bytes).unwrap_or_default();
+    match Slot::parse(&bytes) {
+        Ok(slot) if slot.head.saga == line.saga => Held::Saga(Box::new(slot)),
+        Err(Unreadable::OtherVersion(_)) => Held::Unreadable,
+        Ok(_) | Err(Unreadable::Damaged(_)) => Held::Nothing,
+    }
 }
 
 /// What has become of the saga that has begun under a key.
 pub(super) fn find(store: &impl SharedData, start: &StartKey) -> Found {
     let Some((bytes, _)) = store.shared(&bucket_of(start)) else { return Found::Nothing };
     let found = lines(&bytes).iter().filter_map(|line| parsed(line)).find(|line| line.start.key == start.key);
-    let Some((line, slot)) = found.and_then(|line| slot_of(store, &line).map(|slot| (line, slot))) else {
-        return Found::Nothing;
+    let Some(line) = found else { return Found::Nothing };
+    let slot = match held(store, &line) {
+        Held::Saga(slot) => slot,
+        Held::Unreadable => return Found::Unreadable,
+        Held::Nothing => return Found::Nothing,
     };
     if line.start.request != start.request && !planted(Planted::RequestUnderKeyNotCompared) {
         return Found::OtherRequest;
@@ -78,7 +95,7 @@ pub(super) fn insert(store: &mut impl SharedData, start: &StartKey, saga: &str, 
         };
         let mut lines = lines(&bytes);
         let same = |line: &String| parsed(line).filter(|line| line.start.key == start.key);
-        if lines.iter().filter_map(same).any(|line| slot_of(store, &line).is_some()) {
+        if lines.iter().filter_map(same).any(|line| !matches!(held(store, &line), Held::Nothing)) {
             return false;
         }
         lines.retain(|line| same(line).is_none());

@@ -8,7 +8,7 @@ use super::row::{Row, RowState, configuration_key, row_key, slot_key};
 use super::slot::Slot;
 use super::{MAX_ROWS, MAX_TRIES, Place, SharedJournal, index};
 use crate::definition::Definition;
-use crate::journal::replay::{self, Unreadable};
+use crate::journal::replay::{self, NoDefinitions, Unreadable};
 use crate::journal::{Journal, News, Orphan, SharedData, Version};
 use crate::planted::{Planted, planted};
 
@@ -96,19 +96,29 @@ impl SharedJournal {
         died_at: Option<u64>,
         tick: &mut News,
     ) {
-        if self.own_row(store).is_none() {
+        if self.left_to_others.contains(&row.vm) || self.own_row(store).is_none() {
             return;
         }
+        let own = self.own.as_ref().map_or(number, |own| own.number);
+        let row_of = if planted(Planted::ResumedUnderOwnDefinition) { own } else { number };
+        let definitions = definitions(store, row_of);
         let unused = store.shared(&slot_key(number, 0)).is_none();
+        if let Err(NoDefinitions::ForOthers(why)) = &definitions
+            && !unused
+        {
+            log::error!(
+                "the VM {} is dead, and its sagas cannot be resumed here: {why}; they wait for a module that can",
+                row.vm
+            );
+            self.left_to_others.insert(row.vm);
+            return;
+        }
         row.state = if unused { RowState::Free } else { RowState::TakenBy(self.name()) };
         // Somebody else was quicker, or the VM lives after all.
         if store.set_shared(&row_key(number), &row.encode(), Some(version)).is_err() || row.state == RowState::Free {
             return;
         }
         log::warn!("the VM {} is dead: its sagas are taken over", row.vm);
-        let own = self.own.as_ref().map_or(number, |own| own.number);
-        let row_of = if planted(Planted::ResumedUnderOwnDefinition) { own } else { number };
-        let definitions = definitions(store, row_of);
         let mut taken = TakenRow { open: BTreeSet::new() };
         for slot in 0.. {
             let place = Place { row: number, slot };
@@ -193,7 +203,7 @@ impl SharedJournal {
         store: &mut impl SharedData,
         place: Place,
         slot: Slot,
-        definitions: &Result<Vec<Arc<Definition>>, String>,
+        definitions: &Definitions,
         tick: &mut News,
     ) {
         let saga = slot.head.saga.clone();
@@ -268,13 +278,16 @@ enum Taken {
     Ended(Box<Slot>),
 }
 
+/// Definitions, or why they cannot be read.
+type Definitions = Result<Vec<Arc<Definition>>, NoDefinitions>;
+
 /// With which the sagas of a row began.
-fn definitions(store: &impl SharedData, row: u32) -> Result<Vec<Arc<Definition>>, String> {
+fn definitions(store: &impl SharedData, row: u32) -> Definitions {
     let (bytes, _) = store.shared(&configuration_key(row)).unwrap_or_default();
     replay::definitions(&bytes)
 }
 
-fn orphan(slot: &Slot, definitions: &Result<Vec<Arc<Definition>>, String>) -> Result<Orphan, String> {
+fn orphan(slot: &Slot, definitions: &Definitions) -> Result<Orphan, String> {
     let records = slot.records().map_err(|why: Unreadable| why.to_string())?;
     replay::orphan(&records, definitions, slot.head.epoch)
 }

@@ -323,6 +323,17 @@ fn a_saga_goes_on_under_the_definition_with_which_it_began_or_not_at_all() {
 }
 
 #[test]
+fn sagas_of_a_configuration_that_only_another_module_can_read_wait_for_it() {
+    let (mut shared, mut a, mut b) = (Shared::default(), vm("a"), vm("b"));
+    a.configuration = br#"{"version": 1, "of_the_future": true}"#.to_vec();
+    begin(&mut a, &mut shared, "s1");
+    let before = shared.text("sagabox/vm/0/saga/0");
+    let tick = live(&mut [&mut b], &mut shared, 10);
+    assert!(tick.orphans.is_empty() && tick.quarantined.is_empty(), "{tick:?}");
+    assert_eq!(shared.text("sagabox/vm/0/saga/0"), before, "it was touched");
+}
+
+#[test]
 fn a_saga_that_may_be_what_kills_vms_is_resumed_alone_and_then_no_more() {
     let (mut shared, mut a) = (Shared::default(), vm("a"));
     for saga in ["poison", "good1", "good2"] {

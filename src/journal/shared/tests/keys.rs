@@ -175,3 +175,14 @@ fn a_saga_that_ends_as_it_begins_is_retained_under_its_key() {
     assert_eq!(write_keyed(&mut a, &mut shared, "s1", &record, 1), Acknowledgement::Written);
     assert!(is_ended(&a, &shared, "s1"));
 }
+
+#[test]
+fn what_another_module_has_written_under_a_key_is_not_taken_for_nothing() {
+    let (mut shared, mut a, mut b) = (Shared::default(), vm("a"), vm("b"));
+    assert_eq!(write_keyed(&mut a, &mut shared, "s1", &begun("s1", "trip"), 1), Acknowledgement::Written);
+    shared.put("sagabox/vm/0/saga/0", "{\"version\":2,\"of_the_future\":1}\n");
+    assert_eq!(b.find(&shared, &key("s1")), Found::Unreadable);
+    let (start, record) = (key("s1"), begun("s2", "trip"));
+    let entry = Entry { saga: "s2", epoch: 1, record: &record, start: Some(&start), now: 1 };
+    assert_eq!(b.write(&mut shared, entry), Acknowledgement::KeyTaken);
+}
