@@ -67,6 +67,7 @@ fn client(guest: &str, proxy: usize, at: u64) -> ClientPlan {
         leaves_after: None,
         repeats: 0,
         wanders: false,
+        travels: false,
     }
 }
 
@@ -121,6 +122,19 @@ fn a_start_whose_answer_is_lost_is_found_to_have_been_written() {
     order(&mut plan, "/0000000001", EtcdFate::AnswerLost);
     let report = run(&plan, Planted::LostAnswerTakenForRefusal, Rule::Left);
     assert_eq!((told(&report, 0), asked(&report, "/0000000001")), (vec![201], 2));
+}
+
+#[test]
+fn a_start_that_is_known_too_late_sends_nothing_and_lets_its_request_begin_anew() {
+    let first = keyed(client("ann", 0, SECOND), "key");
+    let again = keyed(client("ann", 1, 4 * SECOND), "key");
+    let mut plan = plan(vec![first, again]);
+    plan.configurations[0]["sagas"][0]["deadline"] = json!("300ms");
+    // One comes to nothing, and arrives again when the next has been undone.
+    order(&mut plan, "/0000000001", EtcdFate::RequestLate(5 * SECOND));
+    let report = keeps_every_rule(&SHIPPED, &plan);
+    assert_eq!([told(&report, 0), told(&report, 1)], [[503], [201]]);
+    assert_eq!(epochs(&report), ["1", "1"]);
 }
 
 #[test]

@@ -57,7 +57,7 @@ const NAMED_SEEDS: [(u64, &str, &str); 13] = [
 
 const IN_SHARED_DATA: &str = "journal_in_etcd=0";
 /// Seeds keep what they had before there were more faults.
-const IN_ETCD: &str = "journal_in_etcd=1,etcd_unsure=0";
+const IN_ETCD: &str = "journal_in_etcd=1,etcd_unsure=0,etcd_cut_off=0,client_travels=0,etcd_tokens=0";
 
 /// Compiled once: that takes longer than many seeds.
 fn shipped() -> Filter {
@@ -163,8 +163,8 @@ fn rules_that_find(fault: Planted) -> &'static [Rule] {
         Planted::OldConfigurationLetGo => &[Rule::Outcome, Rule::Left],
         Planted::EpochNotRaised | Planted::TakenOverTooSoon => &[Rule::Owner],
         Planted::InFlightTakenForNotSent => &[Rule::UndoOrder, Rule::Outcome],
-        Planted::IntentNotJournaled
-        | Planted::NeverTakenOver
+        Planted::IntentNotJournaled => &[Rule::Journaled],
+        Planted::NeverTakenOver
         | Planted::ResumedUnderOwnDefinition
         | Planted::SlotNotEmptied
         | Planted::BegunInLostRow => &[Rule::Left],

@@ -91,6 +91,7 @@ fn client(case: &Case, proxy: usize) -> ClientPlan {
         leaves_after: None,
         repeats: 0,
         wanders: false,
+        travels: false,
     }
 }
 

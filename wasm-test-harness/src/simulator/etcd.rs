@@ -1,6 +1,6 @@
 //! A simulated etcd: what the JSON gateway of etcd 3.4 answers to single requests, in memory and in virtual time.
 //!
-//! It is one member, without authentication. What it does not simulate it refuses with the status 501. Compared with a
+//! It is one member; who has to say who they are is looked after by [`Tokens`], before it is asked. What it does not simulate it refuses with the status 501. Compared with a
 //! real one in `tests/simulated_etcd.rs`. Where it differs on purpose:
 //!
 //! - A lease ends when its time is up; a real one looks for such leases every half second.
@@ -17,6 +17,7 @@ mod size;
 mod store;
 #[cfg(test)]
 mod tests;
+mod tokens;
 mod txn;
 
 use serde::Serialize;
@@ -30,6 +31,7 @@ use self::request::{Any, Compaction, DeleteRange, OfLease, Put, Range, Request, 
 use self::size::Encoded;
 pub use self::store::Entry;
 use self::store::Store;
+pub use self::tokens::Tokens;
 use super::host::Nanos;
 
 /// The largest request on which members agree.

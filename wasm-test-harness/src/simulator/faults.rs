@@ -74,6 +74,12 @@ pub struct Faults {
     pub etcd_slow: f64,
     /// etcd cannot be reached for a while, and its leases live on when it is back.
     pub etcd_away: f64,
+    /// A proxy does not reach etcd for a while, but everything else.
+    pub etcd_cut_off: f64,
+    /// A client that sends its request again does so at another proxy, where sagas are kept in etcd.
+    pub client_travels: f64,
+    /// etcd wants to know who asks, and forgets its tokens before this share of the calls.
+    pub etcd_tokens: f64,
     /// etcd's database is full for a while. The first writes that it refuses for that it may have done all the same.
     pub etcd_full: f64,
     /// etcd answers that it is unavailable, after it has done what it was asked, or without.
@@ -132,6 +138,13 @@ impl Faults {
 
     const OF_ETCD_UNSURE: [Field; 1] = [("etcd_unsure", |faults| &mut faults.etcd_unsure)];
 
+    /// Came last: each seed keeps what it had without them.
+    const OF_REPLICAS: [Field; 3] = [
+        ("etcd_cut_off", |faults| &mut faults.etcd_cut_off),
+        ("client_travels", |faults| &mut faults.client_travels),
+        ("etcd_tokens", |faults| &mut faults.etcd_tokens),
+    ];
+
     const OF_OWNERS: [Field; 1] = [("trap_in_saga", |faults| &mut faults.trap_in_saga)];
 
     /// Some of the faults, each at a rate of its own: a few at a time find more than all at once, which leave no saga
@@ -171,8 +184,8 @@ impl Faults {
         self
     }
 
-    /// The same, with etcd for some runs, and its faults; the last group is drawn for itself here, too.
-    pub fn with_etcd(mut self, random: &mut Pcg64Mcg, of_unsure: &mut Pcg64Mcg) -> Faults {
+    /// The same, with etcd for some runs, and its faults; the last groups are drawn for themselves here, too.
+    pub fn with_etcd(mut self, random: &mut Pcg64Mcg, of_unsure: &mut Pcg64Mcg, of_replicas: &mut Pcg64Mcg) -> Faults {
         let [(_, in_etcd), of_etcd @ ..] = Self::OF_ETCD;
         *in_etcd(&mut self) = if random.random_bool(0.5) { 1.0 } else { 0.0 };
         for (name, field) in of_etcd {
@@ -184,6 +197,12 @@ impl Faults {
         for (_, field) in Self::OF_ETCD_UNSURE {
             if of_unsure.random_bool(0.2) {
                 *field(&mut self) = [0.05, 0.2][of_unsure.random_range(0..2)];
+            }
+        }
+        for (name, field) in Self::OF_REPLICAS {
+            if of_replicas.random_bool(0.3) {
+                let rates = if name == "etcd_tokens" { [0.02, 0.1] } else { [0.5, 1.0] };
+                *field(&mut self) = rates[of_replicas.random_range(0..2)];
             }
         }
         self
@@ -224,6 +243,7 @@ impl Faults {
             .chain(Self::OF_OWNERS)
             .chain(Self::OF_ETCD)
             .chain(Self::OF_ETCD_UNSURE)
+            .chain(Self::OF_REPLICAS)
     }
 }
 

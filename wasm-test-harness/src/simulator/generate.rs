@@ -28,12 +28,13 @@ pub fn plan(seed: u64, faults: &str) -> anyhow::Result<Plan> {
         of_the_journal: Pcg64Mcg::seed_from_u64(seed ^ 0x10c4_a75e),
         of_owners: Pcg64Mcg::seed_from_u64(seed ^ 0x00f0_3e12),
         of_etcd: Pcg64Mcg::seed_from_u64(seed ^ 0x0e7c_d000),
+        of_replicas: Pcg64Mcg::seed_from_u64(seed ^ 0x0e7c_d3e9),
         sagas: 0,
     };
     let drawn = Faults::random(&mut generator.random);
     let drawn = drawn.with_journal(&mut generator.of_the_journal, &mut generator.of_owners);
     let mut of_unsure = Pcg64Mcg::seed_from_u64(seed ^ 0x0e7c_d0f5);
-    let drawn = drawn.with_etcd(&mut generator.of_etcd, &mut of_unsure);
+    let drawn = drawn.with_etcd(&mut generator.of_etcd, &mut of_unsure, &mut generator.of_replicas);
     let faults = drawn.with(faults)?;
     Ok(generator.plan(faults))
 }
@@ -46,6 +47,8 @@ struct Generator {
     of_owners: Pcg64Mcg,
     /// For what came with etcd.
     of_etcd: Pcg64Mcg,
+    /// For what came after that: several proxies on one etcd.
+    of_replicas: Pcg64Mcg,
     sagas: usize,
 }
 
@@ -67,6 +70,7 @@ impl Generator {
         self.trap_in_sagas(&mut troubles, &faults, &clients);
         if faults.journal_in_etcd > 0.0 {
             self.keep_in_etcd(&mut configurations, &mut proxies, &mut troubles, &faults, &moments);
+            self.use_replicas(&mut clients, &mut troubles, &faults, proxies.len(), &moments);
         }
         let latency = self.one_of(&[3 * MS, 3 * MS, 30 * MS, 150 * MS], 3 * MS);
         let (orders, heal_at, checks_journal) = (Vec::new(), HEALS_AT, true);
@@ -215,6 +219,7 @@ impl Generator {
             leaves_after: self.chance(faults.client_gone).then(|| self.patience()),
             repeats: if self.chance(faults.client_repeats) { 2 } else { 0 },
             wanders: false,
+            travels: false,
         }
     }
 
@@ -310,7 +315,10 @@ impl Generator {
         let random = &mut self.of_etcd;
         let lease_s = random.random_range(3..=10);
         let timeout_ms = [200, 500, 1_000][random.random_range(0..3)];
-        let etcd = json!({"cluster": "etcd", "lease": format!("{lease_s}s"), "timeout": format!("{timeout_ms}ms")});
+        let mut etcd = json!({"cluster": "etcd", "lease": format!("{lease_s}s"), "timeout": format!("{timeout_ms}ms")});
+        if faults.etcd_tokens > 0.0 {
+            (etcd["username"], etcd["password"]) = ("sagabox".into(), "secret".into());
+        }
         for configuration in configurations {
             configuration["journal"] = json!({"etcd": etcd});
         }
@@ -325,6 +333,30 @@ impl Generator {
             let at = asked + random.random_range(0..200 * MS);
             let for_ns = random.random_range(100 * MS..15 * SECOND);
             troubles.push((at, if away { Trouble::EtcdAway { for_ns } } else { Trouble::EtcdFull { for_ns } }));
+        }
+    }
+
+    /// Clients ask again at another proxy, and single proxies are cut off from etcd.
+    fn use_replicas(
+        &mut self,
+        clients: &mut [ClientPlan],
+        troubles: &mut Vec<(Nanos, Trouble)>,
+        faults: &Faults,
+        proxies: usize,
+        moments: &[Nanos],
+    ) {
+        let random = &mut self.of_replicas;
+        for client in clients {
+            client.travels = random.random_bool(faults.client_travels);
+        }
+        for _ in 0..2 {
+            if random.random_bool(faults.etcd_cut_off) {
+                let asked = moments.choose(random).copied().unwrap_or_default();
+                let at = asked + random.random_range(0..200 * MS);
+                let for_ns = random.random_range(100 * MS..20 * SECOND);
+                let (proxy, without_endpoint) = (random.random_range(0..proxies), random.random_bool(0.3));
+                troubles.push((at, Trouble::CutOffFromEtcd { proxy, for_ns, without_endpoint }));
+            }
         }
     }
 

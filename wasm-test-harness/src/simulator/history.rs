@@ -1,5 +1,7 @@
 //! Everything that happened in a run, in order: what the checker looks at, what people read, and what is hashed.
 
+use std::collections::BTreeSet;
+
 use std::fmt::Write as _;
 
 use xxhash_rust::xxh3::Xxh3;
@@ -154,6 +156,8 @@ pub struct History {
     pub streams: Vec<StreamRecord>,
     /// Calls to participants.
     pub calls: Vec<CallRecord>,
+    /// Sagas that were open in the memory of a process when it was killed.
+    pub lost: BTreeSet<String>,
     /// In order.
     pub happenings: Vec<(Nanos, Happening)>,
     hasher: Xxh3,

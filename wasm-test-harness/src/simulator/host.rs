@@ -14,6 +14,7 @@ use std::rc::Rc;
 use rand::{RngCore, SeedableRng};
 use rand_pcg::Pcg64Mcg;
 
+use super::journal_view::Records;
 use super::process::{ContextId, Process, VmIndex};
 
 /// Nanoseconds of virtual time since the run began.
@@ -54,6 +55,8 @@ pub struct Callout {
     pub body: Vec<u8>,
     /// 0: none.
     pub timeout_ms: u32,
+    /// What shared data has of its saga in this moment.
+    pub journaled: Option<Records>,
 }
 
 /// How a callout ended, as the VM is told.
@@ -210,7 +213,8 @@ impl Host {
         timeout_ms: u32,
     ) -> Result<u32, Status> {
         let complete = [":method", ":path", ":authority"].iter().all(|name| value(&headers, name).is_some());
-        let mut callout = Callout { token: 0, context: self.effective, cluster, headers, body, timeout_ms };
+        let journaled = text(&headers, "saga-id").and_then(|saga| self.process.borrow().records(saga));
+        let mut callout = Callout { token: 0, context: self.effective, cluster, headers, body, timeout_ms, journaled };
         let admitted = self.process.borrow_mut().admit_callout(&callout.cluster);
         match admitted.and_then(|token| if complete { Ok(token) } else { Err(Status::BadArgument) }) {
             Ok(token) => {

@@ -8,6 +8,9 @@ use serde_json::Value as Json;
 use super::etcd::{Entry, Etcd, Lease};
 use super::host::Nanos;
 
+/// So many owners in a row have to die of a saga before it is set aside.
+const OWNERS_OF_A_SUSPECT: u64 = 3;
+
 /// What is kept.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct Kept {
@@ -36,7 +39,8 @@ pub fn kept<'a>(data: impl Iterator<Item = (&'a [u8], &'a [u8])>) -> Kept {
             ["sagabox", "vm", _] => kept.rows += 1,
             ["sagabox", "vm", _, "saga", _] if !value.is_empty() => match head(value) {
                 Some(head) if !head["ended"].is_null() => kept.retained += 1,
-                Some(head) if !head["quarantined"].is_null() => kept.set_aside.push(id(&head)),
+                Some(head) if is_suspected(&head) => kept.set_aside.push(id(&head)),
+                Some(head) if !head["quarantined"].is_null() => kept.unreadable.push(set_aside_for(&id(&head), &head)),
                 Some(head) => kept.open.push(id(&head)),
                 None => kept.unreadable.push(key),
             },
@@ -46,6 +50,16 @@ pub fn kept<'a>(data: impl Iterator<Item = (&'a [u8], &'a [u8])>) -> Kept {
         }
     }
     kept
+}
+
+/// It was set aside because its owners have died of it, as far as anybody can know.
+fn is_suspected(head: &Json) -> bool {
+    !head["quarantined"].is_null() && head["suspicion"].as_u64() >= Some(OWNERS_OF_A_SUSPECT)
+}
+
+/// Nothing else is a reason: what the filter itself has written it can read.
+fn set_aside_for(saga: &str, head: &Json) -> String {
+    format!("saga {saga}, which was set aside ({}),", head["quarantined"])
 }
 
 /// The first line of a saga.
@@ -85,6 +99,8 @@ pub fn in_etcd(etcd: &Etcd) -> BTreeMap<String, InEtcd> {
 pub struct Held {
     /// Name of the owner, and the epoch.
     pub head: Option<(String, u64)>,
+    /// Of the last record.
+    pub sequence: u64,
     /// When the head and the records were written last, by key.
     written: BTreeMap<String, i64>,
 }
@@ -96,6 +112,7 @@ pub fn held_in_etcd(etcd: &Etcd) -> BTreeMap<String, Held> {
         let head: Json = serde_json::from_slice(&entry.value).unwrap_or_default();
         let of = held.entry(saga).or_default();
         of.written.insert(String::new(), entry.mod_revision);
+        of.sequence = head["sequence"].as_u64().unwrap_or(0);
         of.head = head["owner"].as_str().map(|owner| (owner.to_owned(), head["epoch"].as_u64().unwrap_or(0)));
     }
     for (key, entry) in keys(etcd, "record") {
@@ -110,13 +127,14 @@ pub fn living_in_etcd(etcd: &Etcd) -> BTreeSet<String> {
     keys(etcd, "vm").map(|(vm, _)| vm).collect()
 }
 
-/// The epoch and the records of a saga, as etcd has them.
-pub fn records_in_etcd(etcd: &Etcd, saga: &str) -> Option<(u64, Vec<Json>)> {
+/// The owner, the epoch and the records of a saga, as etcd has them.
+pub fn records_in_etcd(etcd: &Etcd, saga: &str) -> Option<Records> {
     let head = keys(etcd, "saga").find(|(id, _)| id == saga)?;
-    let epoch = serde_json::from_slice::<Json>(&head.1.value).ok()?["epoch"].as_u64()?;
+    let head: Json = serde_json::from_slice(&head.1.value).ok()?;
     let under = format!("{saga}/");
     let records = keys(etcd, "record").filter(|(key, _)| key.starts_with(&under));
-    Some((epoch, records.filter_map(|(_, entry)| serde_json::from_slice(&entry.value).ok()).collect()))
+    let records = records.filter_map(|(_, entry)| serde_json::from_slice(&entry.value).ok()).collect();
+    Some((head["owner"].as_str()?.to_owned(), head["epoch"].as_u64()?, records))
 }
 
 /// What is kept of a saga whose client is told its end.
@@ -151,6 +169,18 @@ pub fn stand<'a>(data: impl Iterator<Item = (&'a [u8], &'a [u8])>, saga: &str) -
 /// What is left in etcd at the end that should not be.
 pub fn left_in_etcd(etcd: &Etcd) -> Vec<String> {
     let mut left = Vec::new();
+    for (saga, entry) in keys(etcd, "saga") {
+        let head: Json = serde_json::from_slice(&entry.value).unwrap_or_default();
+        if !head["quarantined"].is_null() && !is_suspected(&head) {
+            left.push(set_aside_for(&saga, &head));
+        }
+    }
+    let known = ["vm", "saga", "record", "start", "definitions"].map(|kind| format!("sagabox/{kind}/"));
+    let strange = etcd
+        .entries()
+        .map(|(key, _)| String::from_utf8_lossy(key).into_owned())
+        .filter(|key| key != "sagabox/room" && !known.iter().any(|kind| key.starts_with(kind.as_str())));
+    left.extend(strange.map(|key| format!("key {key}")));
     for (saga, owner) in in_etcd(etcd) {
         left.push(format!("saga {saga} of {}", owner.owner));
     }
@@ -239,14 +269,17 @@ pub fn decoded(base64: &str) -> String {
     String::from_utf8_lossy(&bytes).into_owned()
 }
 
-/// The epoch and the records of a saga, as shared data has them.
-pub fn records<'a>(data: impl Iterator<Item = (&'a [u8], &'a [u8])>, saga: &str) -> Option<(u64, Vec<Json>)> {
+/// What a journal has of a saga: its owner, its epoch and its records.
+pub type Records = (String, u64, Vec<Json>);
+
+/// The owner, the epoch and the records of a saga, as shared data has them.
+pub fn records<'a>(data: impl Iterator<Item = (&'a [u8], &'a [u8])>, saga: &str) -> Option<Records> {
     let mut slots = data.filter(|(key, _)| is_slot(key)).map(|(_, value)| value);
     slots.find_map(|value| {
         let head = head(value).filter(|head| head["saga"] == saga)?;
         let lines = value.split(|byte| *byte == b'\n').skip(1);
         let records = lines.filter_map(|line| serde_json::from_slice(line).ok()).collect();
-        Some((head["epoch"].as_u64()?, records))
+        Some((head["owner"].as_str()?.to_owned(), head["epoch"].as_u64()?, records))
     })
 }
 

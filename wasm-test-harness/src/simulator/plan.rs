@@ -51,12 +51,32 @@ impl Plan {
         leases.filter_map(|lease| lease.strip_suffix('s')?.parse().ok()).max().unwrap_or(0)
     }
 
+    /// Who the proxies say they are to etcd, and their password.
+    pub fn etcd_user(&self) -> Option<(&str, &str)> {
+        self.configurations.iter().find_map(|one| {
+            let etcd = &one["journal"]["etcd"];
+            Some((etcd["username"].as_str()?, etcd["password"].as_str()?))
+        })
+    }
+
     /// Whether etcd, or a proxy's lease there, may be away for a while.
     pub fn may_miss_etcd(&self) -> bool {
         let faults = &self.faults;
-        let etcd = [faults.etcd_request_lost, faults.etcd_answer_lost, faults.etcd_slow, faults.etcd_unsure];
+        let etcd = [
+            faults.etcd_request_lost,
+            faults.etcd_answer_lost,
+            faults.etcd_slow,
+            faults.etcd_unsure,
+            faults.etcd_tokens,
+        ];
         let troubles = self.troubles.iter().any(|(_, trouble)| {
-            matches!(trouble, Trouble::EtcdAway { .. } | Trouble::EtcdFull { .. } | Trouble::Freeze { .. })
+            matches!(
+                trouble,
+                Trouble::EtcdAway { .. }
+                    | Trouble::EtcdFull { .. }
+                    | Trouble::CutOffFromEtcd { .. }
+                    | Trouble::Freeze { .. }
+            )
         });
         troubles || faults.vm_stalled > 0.0 || etcd.iter().any(|rate| *rate > 0.0)
     }
@@ -127,6 +147,8 @@ pub struct ClientPlan {
     pub repeats: u32,
     /// It does so over another worker each time.
     pub wanders: bool,
+    /// It does so at another proxy each time.
+    pub travels: bool,
 }
 
 impl ClientPlan {
@@ -134,6 +156,12 @@ impl ClientPlan {
     pub fn start_key(&self) -> Option<&[u8]> {
         let line = self.headers.iter().find(|(name, _)| name == "idempotency-key");
         line.map(|(_, value)| value.as_slice())
+    }
+
+    /// Which proxy takes its request the `repeat`th time.
+    pub fn proxy_of(&self, repeat: u32, proxies: usize) -> usize {
+        let further = if self.travels { repeat as usize } else { 0 };
+        (self.proxy + further) % proxies.max(1)
     }
 
     /// Which worker takes its request the `repeat`th time.
@@ -207,6 +235,15 @@ pub enum Trouble {
     EtcdAway {
         /// For how long.
         for_ns: Nanos,
+    },
+    /// One proxy does not reach etcd, and goes on with everything else.
+    CutOffFromEtcd {
+        /// Which.
+        proxy: usize,
+        /// For how long.
+        for_ns: Nanos,
+        /// It knows of no endpoint; else what it sends gets lost.
+        without_endpoint: bool,
     },
     /// etcd's database is as large as it may be.
     EtcdFull {

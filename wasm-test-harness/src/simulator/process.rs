@@ -8,7 +8,7 @@ use rand::{Rng, SeedableRng};
 use rand_pcg::Pcg64Mcg;
 
 use super::host::Status;
-use super::journal_view::{self, Kept, Stand};
+use super::journal_view::{self, Kept, Records, Stand};
 
 /// Which VM of a process: an index that is never used again.
 pub type VmIndex = usize;
@@ -129,8 +129,8 @@ impl Process {
         journal_view::stand(self.data.iter().map(|(key, value)| (key.as_slice(), value.bytes.as_slice())), saga)
     }
 
-    /// The epoch and the records of a saga.
-    pub fn records(&self, saga: &str) -> Option<(u64, Vec<serde_json::Value>)> {
+    /// What is kept of a saga that has not ended.
+    pub fn records(&self, saga: &str) -> Option<Records> {
         journal_view::records(self.data.iter().map(|(key, value)| (key.as_slice(), value.bytes.as_slice())), saga)
     }
 

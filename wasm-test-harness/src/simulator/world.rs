@@ -73,6 +73,7 @@ enum Event {
     EtcdAnswers(AskId, CalloutAnswer),
     EtcdTimesOut(AskId),
     EtcdIsBack,
+    ReachesEtcd(usize),
     EtcdHasRoom,
     Heals,
 }
@@ -134,8 +135,6 @@ pub struct World<'a> {
     stream_of: BTreeMap<(VmId, ContextId), StreamId>,
     /// Steps of sagas whose VM was told of their success.
     known_done: BTreeMap<(String, String), Known>,
-    /// Which VMs have sent the compensations of steps of sagas: another cannot know what came of it.
-    undone_by: BTreeMap<(String, String), BTreeSet<VmId>>,
     journal: EtcdJournal,
     healed: bool,
     faults: u64,
@@ -186,7 +185,6 @@ impl<'a> World<'a> {
             streams: Vec::new(),
             stream_of: BTreeMap::new(),
             known_done: BTreeMap::new(),
-            undone_by: BTreeMap::new(),
             journal: EtcdJournal::new(plan, seed),
             healed: false,
             faults: 0,
@@ -298,9 +296,10 @@ impl<'a> World<'a> {
         match event {
             Event::ClientAsks { client, repeat } => {
                 let plan = &self.plan.clients[*client];
-                let proxy = &self.proxies[plan.proxy];
-                let worker = plan.worker_of(*repeat, self.plan.proxies[plan.proxy].workers);
-                proxy.threads.get(MAIN_VMS + worker).map(|vm| (plan.proxy, *vm)).filter(|_| proxy.up)
+                let index = plan.proxy_of(*repeat, self.proxies.len());
+                let proxy = &self.proxies[index];
+                let worker = plan.worker_of(*repeat, self.plan.proxies[index].workers);
+                proxy.threads.get(MAIN_VMS + worker).map(|vm| (index, *vm)).filter(|_| proxy.up)
             }
             Event::Piece { stream, .. }
             | Event::Trailers(stream)
@@ -361,6 +360,7 @@ impl<'a> World<'a> {
             Event::EtcdAnswers(ask, answer) => self.etcd_answers(ask, answer),
             Event::EtcdTimesOut(ask) => self.etcd_times_out(ask),
             Event::EtcdIsBack => self.etcd_is_back(),
+            Event::ReachesEtcd(proxy) => self.reaches_etcd(proxy),
             Event::EtcdHasRoom => self.etcd_has_room(),
             Event::Heals => {
                 self.healed = true;
@@ -374,7 +374,9 @@ impl<'a> World<'a> {
 
     fn proxy_of(&self, event: &Event) -> Option<usize> {
         match event {
-            Event::ClientAsks { client, .. } => Some(self.plan.clients[*client].proxy),
+            Event::ClientAsks { client, repeat } => {
+                Some(self.plan.clients[*client].proxy_of(*repeat, self.proxies.len()))
+            }
             Event::Piece { stream, .. }
             | Event::Trailers(stream)
             | Event::Leaves(stream)
@@ -413,6 +415,9 @@ impl<'a> World<'a> {
             Trouble::Stall { proxy, thread, for_ns } => self.stall(proxy, thread, for_ns),
             Trouble::Reconfigure { proxy, version, how, drain_ns } => self.reconfigure(proxy, version, how, drain_ns),
             Trouble::EtcdAway { for_ns } => self.etcd_goes_away(for_ns),
+            Trouble::CutOffFromEtcd { proxy, for_ns, without_endpoint } => {
+                self.cut_off_from_etcd(proxy, for_ns, without_endpoint);
+            }
             Trouble::EtcdFull { for_ns } => self.etcd_is_full(for_ns),
             Trouble::ClockJump { proxy, by_ns } => {
                 self.proxies[proxy].wall_offset.set(by_ns);

@@ -3,8 +3,8 @@
 use serde_json::Value as Json;
 
 use super::view::{Came, Half, SLACK, SagaView, StepView, View};
-use super::{Check, Rule};
-use crate::simulator::history::{CallId, CallRecord};
+use super::{Check, Rule, of_saga};
+use crate::simulator::history::{CallId, CallRecord, StreamId, Told};
 use crate::simulator::host::{Nanos, Status};
 use crate::simulator::model::StepModel;
 use crate::simulator::plan::MS;
@@ -92,6 +92,7 @@ impl<'a> View<'a> {
             reply: None,
         };
         self.sagas.insert(id.to_owned(), saga);
+        self.check_told_before(stream)?;
         // In etcd they outlive the process, and count for all.
         let of = if self.in_etcd { (0, 0) } else { (record.vm.0, self.kills_of(record.vm.0)) };
         if let Some(key) = client.start_key()
@@ -100,6 +101,15 @@ impl<'a> View<'a> {
             return Err((Rule::StartKey, format!("under its start key the saga {other} has begun before")));
         }
         Ok(())
+    }
+
+    /// Whose client was told that nothing was sent, or an end, before anything was.
+    fn check_told_before(&self, stream: StreamId) -> Check {
+        let Some((_, told @ Told::Answer { .. })) = self.told.get(&stream) else { return Ok(()) };
+        match of_saga(told) {
+            Some(("running" | "compensating", _)) => Ok(()),
+            _ => Err((Rule::Told, format!("its client was told {} before", told.summary()))),
+        }
     }
 
     /// A call of a higher epoch takes its saga over, from an owner that is dead or seemed so.

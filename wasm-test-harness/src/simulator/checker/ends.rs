@@ -157,7 +157,7 @@ impl<'a> View<'a> {
             400 if lacks => Ok(()),
             413 if too_large => Ok(()),
             503 if scarce && retry_after => Ok(()),
-            503 if self.in_etcd && retry_after && self.plan.may_miss_etcd() => Ok(()),
+            503 if retry_after && (self.may_miss_etcd || !self.plan.etcd_orders.is_empty()) => Ok(()),
             422 if self.shares_key(client) => Ok(()),
             _ => Err((Rule::Refusal, "there is no reason to refuse its request".to_owned())),
         }
@@ -181,14 +181,18 @@ impl<'a> View<'a> {
         // Its VM may have gone after the begin was recorded and before anything was sent: nobody can know that.
         let vm = self.history.streams[stream].vm.unwrap_or_default();
         let taken_over = client.start_key().is_some() && self.gone.keys().any(|gone| gone.0 == vm.0);
+        let waited = self.now - self.requested_at.get(&stream).copied().unwrap_or(self.now);
         let skips_first = saga.steps.iter().all(|step| !step.after.is_empty() || step.is_skipped(&body));
         match status {
             "completed" if skips_all => Ok(()),
             "compensated" if taken_over => Ok(()),
             // In etcd it waits until it is taken over.
             "running" | "compensating" if taken_over && self.in_etcd => Ok(()),
-            // The journal has taken longer than the deadline, or still does.
-            "compensated" | "running" | "compensating" if self.in_etcd && self.plan.may_miss_etcd() => Ok(()),
+            // The journal still takes longer than the deadline.
+            "running" | "compensating" if self.may_miss_etcd => Ok(()),
+            // Until the deadline its VM was not certain that it still had it, or it lost it to another.
+            "compensated" if self.may_miss_etcd && waited + MS >= saga.deadline_ms() * MS => Ok(()),
+            "compensated" if self.may_miss_etcd && client.start_key().is_some() => Ok(()),
             "compensated" if skips_first && body.get("guest").is_none() => Ok(()),
             _ => Err((Rule::Told, "nothing was sent for its saga".to_owned())),
         }
@@ -269,7 +273,7 @@ impl<'a> View<'a> {
         }
         let set_aside = outcome.kept.iter().any(|kept| kept.set_aside.iter().any(|other| other == id));
         let set_aside = set_aside || outcome.set_aside_in_etcd.iter().any(|other| other == id);
-        let lost = self.is_lost(saga) || set_aside;
+        let lost = self.history.lost.contains(id) || set_aside;
         if !lost && !self.gone.contains_key(&saga.vm) && saga.epoch == 1 && !self.may_miss_etcd {
             first_steps_are_tried_together(saga)?;
         }

@@ -341,6 +341,13 @@ impl<'a> View<'a> {
 
     pub(super) fn left(&mut self, stream: StreamId) {
         self.left.insert(stream);
+        let record = &self.history.streams[stream];
+        let Some(vm) = record.vm else { return };
+        let had_patience = self.plan.clients[record.client].leaves_after.is_none();
+        let slow = self.gone.contains_key(&vm) || self.slow.contains(&vm) || self.frozen(vm.0) > 0;
+        if had_patience && !slow {
+            self.wrong(Rule::Waits, format!("client {} was told nothing as long as it waited", record.client));
+        }
     }
 
     pub(super) fn vm_gone(&mut self, vm: VmId, why: &'a str) {
@@ -370,14 +377,6 @@ impl<'a> View<'a> {
     /// How often the process of a proxy has been killed.
     pub(super) fn kills_of(&self, proxy: usize) -> usize {
         self.kills.range((proxy, 0)..(proxy + 1, 0)).count()
-    }
-
-    /// The saga was lost with its process.
-    pub(super) fn is_lost(&self, saga: &SagaView<'_>) -> bool {
-        if self.in_etcd {
-            return false;
-        }
-        self.kills.range((saga.vm.0, saga.began_at)..(saga.vm.0 + 1, 0)).next().is_some()
     }
 }
 

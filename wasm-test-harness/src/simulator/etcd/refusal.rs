@@ -19,6 +19,7 @@ const FAILED_PRECONDITION: u8 = 9;
 const OUT_OF_RANGE: u8 = 11;
 const UNIMPLEMENTED: u8 = 12;
 const UNAVAILABLE: u8 = 14;
+const UNAUTHENTICATED: u8 = 16;
 
 impl Refusal {
     /// A key is empty.
@@ -50,6 +51,13 @@ impl Refusal {
     /// Nobody has to say who they are.
     pub const NO_AUTHENTICATION: Refusal =
         Refusal::fixed(FAILED_PRECONDITION, "etcdserver: authentication is not enabled");
+    /// The user or the password is wrong.
+    pub const AUTHENTICATION_FAILED: Refusal =
+        Refusal::fixed(INVALID_ARGUMENT, "etcdserver: authentication failed, invalid user ID or password");
+    /// A call says nothing of who makes it.
+    pub const NO_USER: Refusal = Refusal::fixed(INVALID_ARGUMENT, "etcdserver: user name is empty");
+    /// A token that is none, or not any more.
+    pub const INVALID_TOKEN: Refusal = Refusal::fixed(UNAUTHENTICATED, "etcdserver: invalid auth token");
     /// The members have not agreed in time: whether it was done, or will be, nobody knows.
     pub const TIMED_OUT: Refusal = Refusal::fixed(UNAVAILABLE, "etcdserver: request timed out");
     /// The member that was asked has lost its leader meanwhile: the same.
@@ -88,6 +96,7 @@ impl Refusal {
             NOT_FOUND => 404,
             FAILED_PRECONDITION => 412,
             RESOURCE_EXHAUSTED => 429,
+            UNAUTHENTICATED => 401,
             UNIMPLEMENTED => 501,
             UNAVAILABLE => 503,
             _ => 500,

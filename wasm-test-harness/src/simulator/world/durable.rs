@@ -19,13 +19,17 @@ impl World<'_> {
             self.journal.etcd.expire(self.clock.now());
             journal_view::records_in_etcd(&self.journal.etcd, saga)
         } else {
-            self.proxies[record.vm.0].process.borrow().records(saga)
+            record.callout.journaled.clone()
         };
         let epoch = record.header("saga-epoch");
+        let sender = (record.vm, record.callout.context);
         let what = match kept {
             None => Some("the journal has no such saga".to_owned()),
-            Some((found, _)) if found.to_string() != epoch => Some(format!("the journal has it in epoch {found}")),
-            Some((_, records)) => self.what_is_missing(record, &records),
+            Some((owner, ..)) if self.plan.in_etcd() && self.journal.root_named(&owner) != Some(sender) => {
+                Some(format!("the journal has it as {owner}'s"))
+            }
+            Some((_, found, _)) if found.to_string() != epoch => Some(format!("the journal has it in epoch {found}")),
+            Some((_, _, records)) => self.what_is_missing(record, &records),
         };
         if let Some(what) = what {
             self.tell(Happening::NotJournaled(call, what));
@@ -71,12 +75,29 @@ impl World<'_> {
         after.filter_map(Json::as_str).map(str::to_owned).collect()
     }
 
+    /// Nobody is told of a saga that etcd was never asked to begin, nor that it goes on elsewhere where it does not.
+    fn check_goes_on(&mut self, stream: StreamId, saga: &str, told: &Told) {
+        let (Some(vm), true) = (self.history.streams[stream].vm, self.plan.in_etcd()) else { return };
+        if !self.journal.was_asked_for(saga) {
+            let what = format!("that the saga {saga} goes on, but etcd was never asked for it");
+            return self.tell(Happening::EndNotJournaled(stream, what));
+        }
+        let Told::Answer { body, .. } = told else { return };
+        let owner = journal_view::records_in_etcd(&self.journal.etcd, saga).map(|(owner, ..)| owner);
+        let lives = owner.filter(|owner| journal_view::living_in_etcd(&self.journal.etcd).contains(owner));
+        let is_its = lives.and_then(|owner| self.journal.root_named(&owner)).is_some_and(|(owner, _)| owner == vm);
+        if is_its && String::from_utf8_lossy(body).contains("goes-on-elsewhere") {
+            let what = format!("that the saga {saga} goes on elsewhere, but its VM still has it");
+            self.tell(Happening::EndNotJournaled(stream, what));
+        }
+    }
+
     /// No client is told an end before it is durable: under the start key with the answer, or else by the saga's absence.
     pub(super) fn check_end_journaled(&mut self, stream: StreamId, told: &Told) {
-        let (Some((end @ ("completed" | "compensated"), saga)), Told::Answer { status, .. }) = (of_saga(told), told)
-        else {
-            return;
-        };
+        let (Some((end, saga)), Told::Answer { status, .. }) = (of_saga(told), told) else { return };
+        if !["completed", "compensated"].contains(&end) {
+            return self.check_goes_on(stream, saga, told);
+        }
         let record = &self.history.streams[stream];
         let (Some(vm), true) = (record.vm, self.plan.checks_journal) else { return };
         let has_key = self.plan.clients[record.client].start_key().is_some();

@@ -2,6 +2,7 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 
+use super::journal::LATEST;
 use super::{Proxy, World};
 use crate::simulator::history::{History, VmId};
 use crate::simulator::host::Nanos;
@@ -109,8 +110,8 @@ impl World<'_> {
         let unreferenced = journal_view::unreferenced_in_etcd(&self.journal.etcd);
         let forgotten = unreferenced.intersection(&quiet.unreferenced);
         left.extend(forgotten.map(|hash| format!("definitions {hash}, to which nobody refers")));
-        // What a new leader gives a lease at most is no sign that somebody wants it.
-        let kept_alive = quiet.since + SECOND;
+        // What a new leader gives a lease at most is no sign that somebody wants it, nor is a grant that arrives late.
+        let kept_alive = (quiet.since + SECOND).max(self.plan.heal_at + LATEST + SECOND / 10);
         let mut living = BTreeSet::new();
         for (lease, names, idle_since) in self.journal.leases_of_vms() {
             if idle_since <= kept_alive {

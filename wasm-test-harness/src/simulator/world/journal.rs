@@ -8,17 +8,17 @@ use rand_pcg::Pcg64Mcg;
 use serde_json::Value as Json;
 
 use super::{Event, World};
-use crate::simulator::etcd::{Etcd, Refusal};
+use crate::simulator::etcd::{Etcd, Refusal, Tokens};
 use crate::simulator::history::{Happening, VmId};
 use crate::simulator::host::{Callout, CalloutAnswer, Headers, Nanos, text};
 use crate::simulator::journal_view::{self, Held};
 use crate::simulator::plan::{EtcdFate, EtcdOrder, MS, Plan, SECOND};
-use crate::simulator::process::ContextId;
+use crate::simulator::process::{ClusterState, ContextId};
 
 /// The cluster of etcd, in every generated configuration.
 pub const ETCD: &str = "etcd";
 /// How late a request may reach etcd whose sender does not wait for its answer any more.
-const LATEST: Nanos = 3 * SECOND;
+pub(super) const LATEST: Nanos = 3 * SECOND;
 
 /// Which call to etcd: an index that is never used again.
 pub(super) type AskId = usize;
@@ -31,12 +31,17 @@ pub(super) struct EtcdJournal {
     /// Whose the names of VMs are, in etcd.
     names: BTreeMap<String, (VmId, ContextId)>,
     asked: Vec<Asked>,
+    /// Where it wants to know who asks.
+    tokens: Option<Tokens>,
+    /// So many troubles keep single proxies from it.
+    cut_off: BTreeMap<usize, u32>,
     /// So many troubles keep it away, and full.
     away: u32,
     full: u32,
     random: Pcg64Mcg,
     /// For what came later: seeds keep what they have.
     of_unsure: Pcg64Mcg,
+    of_tokens: Pcg64Mcg,
     /// Those of the plan that are still to come.
     orders: Vec<EtcdOrder>,
 }
@@ -48,10 +53,13 @@ impl EtcdJournal {
             lease_s: plan.etcd_lease_s(),
             names: BTreeMap::new(),
             asked: Vec::new(),
+            tokens: plan.etcd_user().map(|(name, password)| Tokens::of_user(name, password)),
+            cut_off: BTreeMap::new(),
             away: 0,
             full: 0,
             random: Pcg64Mcg::seed_from_u64(seed ^ 0x0e7c_d0e7),
             of_unsure: Pcg64Mcg::seed_from_u64(seed ^ 0x0e7c_d0f6),
+            of_tokens: Pcg64Mcg::seed_from_u64(seed ^ 0x0e7c_70ce),
             orders: plan.etcd_orders.clone(),
         }
     }
@@ -84,6 +92,11 @@ impl EtcdJournal {
 
     pub(super) fn root_named(&self, name: &str) -> Option<(VmId, ContextId)> {
         self.names.get(name).copied()
+    }
+
+    /// Whether a call has been made that writes something of it.
+    pub(super) fn was_asked_for(&self, saga: &str) -> bool {
+        self.asked.iter().any(|asked| writes(&serde_json::from_slice(&asked.callout.body).unwrap_or_default(), saga))
     }
 
     pub(super) fn set_aside(&self) -> Vec<String> {
@@ -148,6 +161,9 @@ impl World<'_> {
     /// A call has reached etcd.
     pub(super) fn etcd_asked(&mut self, ask: AskId) {
         let latency = self.etcd_latency();
+        if self.journal.cut_off.contains_key(&self.journal.vm_of(ask).0) {
+            return;
+        }
         if self.journal.away > 0 {
             return self.schedule(latency, Event::EtcdAnswers(ask, refused_connection()));
         }
@@ -157,6 +173,10 @@ impl World<'_> {
         self.journal.etcd.expire(now);
         let asker = (self.journal.asked[ask].vm, callout.context);
         self.journal.learn_names(asker, &callout.body);
+        if let Some((status, body)) = self.etcd_wants_a_token(&path, &callout) {
+            self.tell_of(ETCD, format!("answers {status} to ({ask}), of which it does not know who asks"));
+            return self.schedule(latency, Event::EtcdAnswers(ask, with_json(status, body)));
+        }
         let living = journal_view::living_in_etcd(&self.journal.etcd);
         let before = journal_view::held_in_etcd(&self.journal.etcd);
         let unsure = self.etcd_is_unsure();
@@ -184,8 +204,18 @@ impl World<'_> {
             }
             return;
         }
-        let headers = vec![line(":status", &status.to_string()), line("content-type", "application/json")];
-        self.schedule(latency, Event::EtcdAnswers(ask, CalloutAnswer::Whole { headers, body }));
+        self.schedule(latency, Event::EtcdAnswers(ask, with_json(status, body)));
+    }
+
+    /// What etcd says to a call for a token, or without a valid one.
+    fn etcd_wants_a_token(&mut self, path: &str, callout: &Callout) -> Option<(u16, Vec<u8>)> {
+        let rate = self.plan.faults.etcd_tokens;
+        let tokens = self.journal.tokens.as_mut()?;
+        if rate > 0.0 && !self.healed && self.journal.of_tokens.random_bool(rate) {
+            tokens.forget();
+            self.faults += 1;
+        }
+        tokens.answer(path, &callout.body, text(&callout.headers, "authorization"))
     }
 
     pub(super) fn etcd_times_out(&mut self, ask: AskId) {
@@ -221,6 +251,26 @@ impl World<'_> {
         }
     }
 
+    /// Its leases there end meanwhile, if that is long enough, and nobody has told it.
+    pub(super) fn cut_off_from_etcd(&mut self, proxy: usize, for_ns: Nanos, without_endpoint: bool) {
+        if without_endpoint {
+            self.proxies[proxy].process.borrow_mut().set_cluster(ETCD, ClusterState::NoEndpoint);
+        }
+        *self.journal.cut_off.entry(proxy).or_default() += 1;
+        self.tell_of(format!("proxy{proxy}"), format!("is cut off from etcd for {} ms", for_ns / MS));
+        self.schedule(for_ns, Event::ReachesEtcd(proxy));
+    }
+
+    pub(super) fn reaches_etcd(&mut self, proxy: usize) {
+        let Some(troubles) = self.journal.cut_off.get_mut(&proxy) else { return };
+        *troubles -= 1;
+        if *troubles == 0 {
+            self.journal.cut_off.remove(&proxy);
+            self.proxies[proxy].process.borrow_mut().set_cluster(ETCD, ClusterState::HasEndpoint);
+            self.tell_of(format!("proxy{proxy}"), "reaches etcd again");
+        }
+    }
+
     pub(super) fn etcd_is_full(&mut self, for_ns: Nanos) {
         self.journal.full += 1;
         let proposed = self.journal.of_unsure.random_range(0..=2);
@@ -250,6 +300,9 @@ fn wrong_change(was: &Held, is: &Held, living: &BTreeSet<String>, is_asker: impl
                 || format!("was taken from {owner} in epoch {epoch}{lives} for {new_owner} in epoch {new_epoch}");
             (!rightly).then(what)
         }
+        (Some(_), Some(_)) if was.sequence > is.sequence => {
+            Some(format!("went back from record {} to {}", was.sequence, is.sequence))
+        }
         (Some((owner, _)), _) => (!is_asker(owner)).then(|| format!("was changed, which is {owner}'s")),
     }
 }
@@ -260,6 +313,11 @@ fn vm_name(vm: VmId) -> String {
 
 fn line(name: &str, value: &str) -> (String, Vec<u8>) {
     (name.to_owned(), value.as_bytes().to_vec())
+}
+
+fn with_json(status: u16, body: Vec<u8>) -> CalloutAnswer {
+    let headers = vec![line(":status", &status.to_string()), line("content-type", "application/json")];
+    CalloutAnswer::Whole { headers, body }
 }
 
 fn local_reply(body: &str) -> CalloutAnswer {
@@ -286,6 +344,15 @@ fn asked_for(path: &str, body: &[u8]) -> String {
     let mut keys = Vec::new();
     written_keys(&body, &mut keys);
     if keys.is_empty() { path.to_owned() } else { format!("{path} {}", keys.join(" ")) }
+}
+
+/// Whether a transaction writes keys or values in which there is this.
+fn writes(txn: &Json, what: &str) -> bool {
+    txn["success"].as_array().into_iter().flatten().any(|request| {
+        let put = &request["request_put"];
+        let mut texts = [&put["key"], &put["value"]].into_iter().filter_map(Json::as_str);
+        texts.any(|text| journal_view::decoded(text).contains(what)) || writes(&request["request_txn"], what)
+    })
 }
 
 fn written_keys(value: &Json, keys: &mut Vec<String>) {

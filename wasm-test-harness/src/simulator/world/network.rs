@@ -31,9 +31,6 @@ impl World<'_> {
                 known.recorded |= saga == record.header("saga-id") && known.by == record.vm;
             }
         }
-        if record.is_compensation() {
-            self.undone_by.entry(step(record)).or_default().insert(record.vm);
-        }
         let faults = self.plan.faults.clone();
         let latency = self.latency();
         if self.participants[index].down > 0 {
@@ -79,9 +76,8 @@ impl World<'_> {
         if self.participants[index].busy.contains(&key) {
             return self.deal(call, copy, Answer::error(409, "it is being worked on"), Deed::Nothing);
         }
-        let others = self.undone_by.get(&step(&record)).is_some_and(|vms| vms.iter().any(|vm| *vm != record.vm));
-        // With etcd that a compensation is about to be sent may be written, and its VM gone before it is.
-        let others = others || (self.plan.in_etcd() && record.header("saga-epoch") != "1");
+        // Who had the saga before may have sent a compensation, or written that it would, and be gone before it did.
+        let others = record.header("saga-epoch") != "1";
         let known = self.known_done.get(&step(&record));
         if known.is_some_and(|known| known.recorded || known.by == record.vm)
             && record.is_compensation()

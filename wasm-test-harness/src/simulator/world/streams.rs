@@ -35,9 +35,10 @@ pub(super) struct Stream {
 impl World<'_> {
     pub(super) fn client_asks(&mut self, client: usize, repeat: u32) {
         let plan = self.plan.clients[client].clone();
-        let up = self.proxies[plan.proxy].up;
-        let worker = plan.worker_of(repeat, self.plan.proxies[plan.proxy].workers);
-        let vm = if up { self.serving_vm(plan.proxy, worker) } else { None };
+        let proxy = plan.proxy_of(repeat, self.proxies.len());
+        let up = self.proxies[proxy].up;
+        let worker = plan.worker_of(repeat, self.plan.proxies[proxy].workers);
+        let vm = if up { self.serving_vm(proxy, worker) } else { None };
         let stream = self.open_stream(client, repeat, vm, &plan);
         let Some(vm) = vm else {
             let why = if up { "its worker has no VM" } else { "the proxy is down" };

@@ -168,6 +168,8 @@ impl World<'_> {
 
     fn trapped(&mut self, vm: VmId, why: Trapped) {
         self.tell(Happening::Trapped(vm, why.0));
+        // One that was ordered may come at the very end.
+        self.quiet = None;
         let now = self.now();
         self.slot(vm).trapped_at = Some(now);
         self.remove_vm(vm, "trapped");
@@ -299,6 +301,9 @@ impl World<'_> {
             return;
         }
         self.tell_of(format!("proxy{proxy}"), "is killed");
+        if !self.plan.in_etcd() {
+            self.history.lost.extend(self.proxies[proxy].process.borrow().kept().open);
+        }
         self.proxies[proxy].up = false;
         self.proxies[proxy].frozen_until = 0;
         self.count_illegal_events(proxy);
