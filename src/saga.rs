@@ -163,6 +163,8 @@ pub struct Saga {
     outstanding: Option<u64>,
     /// Everything up to this sequence is durable.
     durable: u64,
+    /// The deadline has passed before the journal had the first record.
+    begun_too_late: bool,
     /// When compensating began.
     compensating_since: Millis,
     stuck: Option<String>,

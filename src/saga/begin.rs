@@ -58,6 +58,7 @@ impl Saga {
             next_sequence: 1,
             outstanding: None,
             durable: 0,
+            begun_too_late: false,
             compensating_since: 0,
             stuck: None,
             answered: false,

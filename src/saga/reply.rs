@@ -15,8 +15,8 @@ pub(crate) const JOURNAL_TOO_SLOW: &str = "the journal took longer than the saga
 impl Saga {
     /// Decides how the saga ended, and with it what the client gets.
     pub(super) fn end(&mut self, state: SagaState) {
-        // Nothing is sent before the begin is durable, and nothing but the deadline ends a saga that waits for that.
-        let nothing_sent = state == SagaState::Compensated && !self.has_begun() && self.outstanding.is_some();
+        // Who was told that the saga goes on finds its end under the same key.
+        let nothing_sent = self.begun_too_late && !self.answered;
         let reply = if nothing_sent { Problem::overload(JOURNAL_TOO_SLOW) } else { self.reply_at_end(state) };
         self.change(Change::Ended { state, reply, nothing_sent });
     }

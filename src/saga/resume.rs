@@ -75,6 +75,7 @@ impl Saga {
             next_sequence: sequence.saturating_add(1),
             outstanding: None,
             durable: sequence,
+            begun_too_late: false,
             compensating_since: now,
             stuck: None,
             answered: false,

@@ -298,6 +298,21 @@ fn a_saga_whose_begin_takes_longer_than_its_deadline_sends_nothing_and_says_so()
 }
 
 #[test]
+fn who_was_told_that_a_saga_goes_on_which_was_about_to_begin_finds_it_compensated() {
+    let mut world = World::begin(&trip(), &json!({"guest": "ann"})).expect("begins");
+    world.wait(10_000);
+    world.wait(5_000);
+    assert_eq!(world.reply.as_ref().map(|reply| reply.status), Some(504));
+    world.acknowledge();
+    let Some(Change::Ended { reply, nothing_sent, .. }) = world.outstanding.as_ref().unwrap().changes.last() else {
+        panic!("it ends: {:?}", world.outstanding);
+    };
+    assert_eq!((reply.status, *nothing_sent), (409, false));
+    world.acknowledge();
+    world.check_end();
+}
+
+#[test]
 fn a_compensation_waits_for_the_attempt_in_flight() {
     let mut world = begin(&trip());
     end(&mut world, "hotel", Behaviour::Refuse);
