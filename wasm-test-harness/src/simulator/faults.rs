@@ -78,6 +78,8 @@ pub struct Faults {
     pub etcd_cut_off: f64,
     /// A client that sends its request again does so at another proxy, where sagas are kept in etcd.
     pub client_travels: f64,
+    /// A VM of a proxy's main thread traps, which looks for what others leave.
+    pub trap_of_main: f64,
     /// etcd wants to know who asks, and forgets its tokens before this share of the calls.
     pub etcd_tokens: f64,
     /// etcd's database is full for a while. The first writes that it refuses for that it may have done all the same.
@@ -139,7 +141,8 @@ impl Faults {
     const OF_ETCD_UNSURE: [Field; 1] = [("etcd_unsure", |faults| &mut faults.etcd_unsure)];
 
     /// Came last: each seed keeps what it had without them.
-    const OF_REPLICAS: [Field; 3] = [
+    const OF_REPLICAS: [Field; 4] = [
+        ("trap_of_main", |faults| &mut faults.trap_of_main),
         ("etcd_cut_off", |faults| &mut faults.etcd_cut_off),
         ("client_travels", |faults| &mut faults.client_travels),
         ("etcd_tokens", |faults| &mut faults.etcd_tokens),
@@ -200,7 +203,7 @@ impl Faults {
             }
         }
         for (name, field) in Self::OF_REPLICAS {
-            if of_replicas.random_bool(0.3) {
+            if of_replicas.random_bool(0.25) {
                 let rates = if name == "etcd_tokens" { [0.02, 0.1] } else { [0.5, 1.0] };
                 *field(&mut self) = rates[of_replicas.random_range(0..2)];
             }

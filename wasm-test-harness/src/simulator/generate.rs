@@ -68,6 +68,7 @@ impl Generator {
         let mut troubles = self.troubles(&faults, &proxies, participants.len(), versions, &moments);
         self.stall(&mut troubles, &faults, &proxies, &moments);
         self.trap_in_sagas(&mut troubles, &faults, &clients);
+        self.trap_main(&mut troubles, &faults, proxies.len(), &moments);
         if faults.journal_in_etcd > 0.0 {
             self.keep_in_etcd(&mut configurations, &mut proxies, &mut troubles, &faults, &moments);
             self.use_replicas(&mut clients, &mut troubles, &faults, proxies.len(), &moments);
@@ -333,6 +334,17 @@ impl Generator {
             let at = asked + random.random_range(0..200 * MS);
             let for_ns = random.random_range(100 * MS..15 * SECOND);
             troubles.push((at, if away { Trouble::EtcdAway { for_ns } } else { Trouble::EtcdFull { for_ns } }));
+        }
+    }
+
+    fn trap_main(&mut self, troubles: &mut Vec<(Nanos, Trouble)>, faults: &Faults, proxies: usize, moments: &[Nanos]) {
+        let random = &mut self.of_replicas;
+        for proxy in 0..proxies {
+            if random.random_bool(faults.trap_of_main) {
+                let asked = moments.choose(random).copied().unwrap_or_default();
+                let at = asked + random.random_range(0..5 * SECOND);
+                troubles.push((at, Trouble::TrapOfMain { proxy, host_calls: random.random_range(1..=60) }));
+            }
         }
     }
 

@@ -197,6 +197,13 @@ pub enum Trouble {
         /// After how many more host calls.
         host_calls: u64,
     },
+    /// The VM of the main thread traps that looks for what others leave. Envoy makes no new one: nothing asks for it.
+    TrapOfMain {
+        /// Of which proxy.
+        proxy: usize,
+        /// After how many more host calls.
+        host_calls: u64,
+    },
     /// The process of a proxy is killed.
     Kill {
         /// Which.

@@ -404,7 +404,10 @@ impl<'a> World<'a> {
                 self.set_endpoint(participant, false);
                 self.schedule(for_ns, Event::EndpointBack(participant));
             }
-            Trouble::Trap { proxy, worker, host_calls } => self.order_trap(proxy, worker, host_calls),
+            Trouble::Trap { proxy, worker, host_calls } => {
+                self.order_trap(proxy, MAIN_VMS + worker, host_calls);
+            }
+            Trouble::TrapOfMain { proxy, host_calls } => self.order_trap(proxy, 0, host_calls),
             Trouble::Kill { proxy, for_ns } => self.kill_proxy(proxy, for_ns),
             Trouble::Freeze { proxy, for_ns } => {
                 let until = self.now() + for_ns;

@@ -78,9 +78,11 @@ impl Crowd {
     /// All of them ask one Envoy, one after another.
     pub async fn begin(&self, fleet: &Fleet, envoy: usize, apart: Duration) -> Vec<InFlight> {
         let mut under_way = Vec::new();
+        let began = tokio::time::Instant::now();
         for number in 0..self.size {
+            // However late the ones before were.
+            tokio::time::sleep_until(began + apart * number as u32).await;
             under_way.push(fleet.begin(envoy, &self.request(number), &self.key(number)).unwrap());
-            tokio::time::sleep(apart).await;
         }
         under_way
     }
@@ -95,8 +97,9 @@ impl Crowd {
     }
 
     /// All of them ask until they are told an end, and again at every Envoy: each is told one and the same, which is what
-    /// its participants hold. Who is not refused gets the trip, unless the deadline can have passed before.
-    pub async fn check(&self, fleet: &Fleet, envoys: &[usize], first: &[FirstAnswer]) {
+    /// its participants hold. Who is not refused gets the trip, unless the deadline can have passed before. Gives of how
+    /// many it can have.
+    pub async fn check(&self, fleet: &Fleet, envoys: &[usize], first: &[FirstAnswer]) -> usize {
         let timeout = Duration::from_secs(40);
         let mut told: BTreeMap<usize, Told> = BTreeMap::new();
         let mut may_be_late: BTreeSet<usize> = BTreeSet::new();
@@ -159,5 +162,6 @@ impl Crowd {
             assert_eq!(fleet.counter(*envoy, "illegal_events").await.unwrap(), 0, "{}", fleet.envoys[*envoy].log());
             assert_eq!(fleet.counter(*envoy, "sagas_quarantined").await.unwrap(), 0);
         }
+        may_be_late.len()
     }
 }

@@ -203,8 +203,8 @@ impl World<'_> {
         self.schedule(for_ns, Event::Wakes(vm));
     }
 
-    pub(super) fn order_trap(&mut self, proxy: usize, worker: usize, host_calls: u64) {
-        let Some(vm) = self.proxies[proxy].threads.get(MAIN_VMS + worker).copied() else { return };
+    pub(super) fn order_trap(&mut self, proxy: usize, thread: usize, host_calls: u64) {
+        let Some(vm) = self.proxies[proxy].threads.get(thread).copied() else { return };
         if let Some(vm) = &mut self.slot((proxy, vm)).vm {
             vm.trap_after(host_calls);
         }
