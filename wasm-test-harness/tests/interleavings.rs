@@ -212,3 +212,11 @@ fn of_a_transaction_with_one_stale_member_the_others_are_written() {
     let together = |line: &&str| line.contains("asks etcd") && line.matches("/0000000001").count() == 2;
     assert_eq!(trace.lines().filter(together).count(), 1, "{trace}");
 }
+
+#[test]
+fn a_vm_with_nothing_to_do_but_to_have_a_token_rests_once_it_has_one() {
+    let mut plan = plan(Vec::new());
+    let etcd = &mut plan.configurations[0]["journal"]["etcd"];
+    (etcd["username"], etcd["password"], etcd["recovery"]) = ("sagabox".into(), "secret".into(), "hold".into());
+    keeps_every_rule(&SHIPPED, &plan);
+}

@@ -287,10 +287,10 @@ fn what_cannot_be_read_under_a_start_key_is_not_taken_for_nothing() {
     let start = StartKey { key: "k".to_owned(), request: "r".to_owned() };
     for row in [r#"{"version": 2, "of_the_future": 1}"#, "no row"] {
         let mut vm = Vm::new(|_| {}, 10);
-        assert_eq!(vm.journal.look(&mut Shared, &start, vm.now), Found::Asked);
+        assert_eq!(vm.journal.look(&Shared, &start, vm.now), Found::Asked);
         let look = vm.asks_one(TXN);
         vm.hears(&look, 200, &nested(&[found(&[("sagabox/start/k".to_owned(), row.into())])]));
-        assert_eq!(vm.journal.look(&mut Shared, &start, vm.now), Found::Unreadable, "{row}");
+        assert_eq!(vm.journal.look(&Shared, &start, vm.now), Found::Unreadable, "{row}");
     }
 }
 
@@ -298,7 +298,7 @@ fn what_cannot_be_read_under_a_start_key_is_not_taken_for_nothing() {
 fn what_nobody_asks_for_any_more_is_not_looked_for() {
     let start = StartKey { key: "k".to_owned(), request: "r".to_owned() };
     let mut vm = Vm::new(|_| {}, 10);
-    assert_eq!(vm.journal.look(&mut Shared, &start, vm.now), Found::Asked);
+    assert_eq!(vm.journal.look(&Shared, &start, vm.now), Found::Asked);
     let look = vm.asks_one(TXN);
     vm.hears_nothing(&look);
     vm.now += 1_000;
@@ -313,9 +313,9 @@ fn what_nobody_asks_for_any_more_is_not_looked_for() {
 fn an_answer_that_nobody_came_for_is_not_told_later() {
     let start = StartKey { key: "k".to_owned(), request: "r".to_owned() };
     let mut vm = Vm::new(|_| {}, 10);
-    assert_eq!(vm.journal.look(&mut Shared, &start, vm.now), Found::Asked);
+    assert_eq!(vm.journal.look(&Shared, &start, vm.now), Found::Asked);
     let look = vm.asks_one(TXN);
     vm.hears(&look, 200, &nested(&[found(&[])]));
     vm.now += 2_000;
-    assert_eq!(vm.journal.look(&mut Shared, &start, vm.now), Found::Asked);
+    assert_eq!(vm.journal.look(&Shared, &start, vm.now), Found::Asked);
 }
