@@ -108,6 +108,8 @@ pub struct Tally {
     pub completed: u64,
     /// Everything undone.
     pub compensated: u64,
+    /// Set aside, as what their owners may have died of.
+    pub set_aside: u64,
     /// Lost with their process before they had ended.
     pub lost: u64,
 }

@@ -80,6 +80,8 @@ pub struct Faults {
     pub client_travels: f64,
     /// A VM of a proxy's main thread traps, which looks for what others leave.
     pub trap_of_main: f64,
+    /// Shared data retains hardly any of the sagas that have ended, for their start keys.
+    pub few_retained: f64,
     /// etcd wants to know who asks, and forgets its tokens before this share of the calls.
     pub etcd_tokens: f64,
     /// etcd's database is full for a while. The first writes that it refuses for that it may have done all the same.
@@ -141,7 +143,8 @@ impl Faults {
     const OF_ETCD_UNSURE: [Field; 1] = [("etcd_unsure", |faults| &mut faults.etcd_unsure)];
 
     /// Came last: each seed keeps what it had without them.
-    const OF_REPLICAS: [Field; 4] = [
+    const OF_REPLICAS: [Field; 5] = [
+        ("few_retained", |faults| &mut faults.few_retained),
         ("trap_of_main", |faults| &mut faults.trap_of_main),
         ("etcd_cut_off", |faults| &mut faults.etcd_cut_off),
         ("client_travels", |faults| &mut faults.client_travels),

@@ -15,6 +15,8 @@ const HEALS_AT: Nanos = 40 * SECOND;
 /// Clients ask before this time, and what happens to proxies and participants begins before it.
 const BEGINS_BEFORE: Nanos = 12 * SECOND;
 const PARTICIPANTS: [&str; 4] = ["hotel", "flight", "car", "train"];
+/// `limits.max_retained` of a configuration by which hardly any saga is retained.
+const FEW: usize = 2;
 /// `limits.max_body` of every configuration.
 const MAX_BODY: usize = 4_096;
 
@@ -68,6 +70,11 @@ impl Generator {
         let mut troubles = self.troubles(&faults, &proxies, participants.len(), versions, &moments);
         self.stall(&mut troubles, &faults, &proxies, &moments);
         self.trap_in_sagas(&mut troubles, &faults, &clients);
+        if self.of_replicas.random_bool(faults.few_retained) {
+            for configuration in &mut configurations {
+                configuration["limits"]["max_retained"] = FEW.into();
+            }
+        }
         self.trap_main(&mut troubles, &faults, proxies.len(), &moments);
         if faults.journal_in_etcd > 0.0 {
             self.keep_in_etcd(&mut configurations, &mut proxies, &mut troubles, &faults, &moments);

@@ -181,6 +181,14 @@ pub fn left_in_etcd(etcd: &Etcd) -> Vec<String> {
         .map(|(key, _)| String::from_utf8_lossy(key).into_owned())
         .filter(|key| key != "sagabox/room" && !known.iter().any(|kind| key.starts_with(kind.as_str())));
     left.extend(strange.map(|key| format!("key {key}")));
+    // A lease is one VM's, or that of what is retained.
+    let is_retained = |key: &&Vec<u8>| key.starts_with(b"sagabox/start/") || key.starts_with(b"sagabox/saga/");
+    for (id, lease) in etcd.leases() {
+        let of_vm = lease.keys.len() == 1 && lease.keys.iter().all(|key| key.starts_with(b"sagabox/vm/"));
+        if !of_vm && let Some(other) = lease.keys.iter().find(|key| !is_retained(key)) {
+            left.push(format!("key {} on the lease {id}", String::from_utf8_lossy(other)));
+        }
+    }
     for (saga, owner) in in_etcd(etcd) {
         left.push(format!("saga {saga} of {}", owner.owner));
     }

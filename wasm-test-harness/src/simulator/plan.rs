@@ -59,6 +59,11 @@ impl Plan {
         })
     }
 
+    /// How many sagas that have ended shared data may retain; none: as many as there are.
+    pub fn max_retained(&self) -> Option<u64> {
+        self.configurations.iter().filter_map(|one| one["limits"]["max_retained"].as_u64()).max()
+    }
+
     /// Whether etcd, or a proxy's lease there, may be away for a while.
     pub fn may_miss_etcd(&self) -> bool {
         let faults = &self.faults;

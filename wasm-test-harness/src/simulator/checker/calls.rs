@@ -95,7 +95,8 @@ impl<'a> View<'a> {
         self.check_told_before(stream)?;
         // In etcd they outlive the process, and count for all.
         let of = if self.in_etcd { (0, 0) } else { (record.vm.0, self.kills_of(record.vm.0)) };
-        if let Some(key) = client.start_key()
+        let is_forgotten = !self.in_etcd && self.plan.max_retained().is_some();
+        if let Some(key) = client.start_key().filter(|_| !is_forgotten)
             && let Some(other) = self.keys.insert((of.0, of.1, &client.path, key), id.to_owned())
         {
             return Err((Rule::StartKey, format!("under its start key the saga {other} has begun before")));

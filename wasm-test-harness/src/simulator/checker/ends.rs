@@ -157,6 +157,8 @@ impl<'a> View<'a> {
             400 if lacks => Ok(()),
             413 if too_large => Ok(()),
             503 if scarce && retry_after => Ok(()),
+            // What it waited for had ended, and was forgotten at once.
+            503 if retry_after && !self.in_etcd && self.plan.max_retained().is_some() => Ok(()),
             503 if retry_after && (self.may_miss_etcd || !self.plan.etcd_orders.is_empty()) => Ok(()),
             422 if self.shares_key(client) => Ok(()),
             _ => Err((Rule::Refusal, "there is no reason to refuse its request".to_owned())),
@@ -242,6 +244,9 @@ impl<'a> View<'a> {
         if let Some(key) = kept.unreadable.first() {
             return Some(format!("{key} cannot be read"));
         }
+        if let Some(most) = self.plan.max_retained().filter(|most| kept.retained as u64 > *most) {
+            return Some(format!("{} sagas are retained, and {most} may be", kept.retained));
+        }
         let ended = self.gone.keys().filter(|vm| vm.0 == proxy).count();
         let saga = kept.set_aside.first().filter(|_| ended < ENDS_OF_A_SUSPECT);
         saga.map(|saga| format!("saga {saga} was set aside, though only {ended} VMs have ended"))
@@ -281,7 +286,8 @@ impl<'a> View<'a> {
         let completed = held == asked && !saga.any_compensation() && saga.told != Some("compensated");
         let compensated = to_undo.is_empty() && saga.told != Some("completed");
         if lost && saga.told.is_none() {
-            tally.lost += 1;
+            let count = if set_aside { &mut tally.set_aside } else { &mut tally.lost };
+            *count += 1;
             return Ok(());
         }
         if completed {

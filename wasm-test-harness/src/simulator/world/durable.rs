@@ -109,7 +109,8 @@ impl World<'_> {
         };
         let what = match stand {
             Stand::Open => format!("{end}, but the journal does not say that its saga has ended"),
-            Stand::Gone if has_key => {
+            // With few to be retained a VM may have no room for one.
+            Stand::Gone if has_key && self.plan.max_retained().is_none() => {
                 format!("{end}, but the journal does not have the answer for those who ask again")
             }
             Stand::Ended(kept) if kept != u64::from(*status) => {
