@@ -257,7 +257,8 @@ impl Saga {
         self.progress.begun.as_ref().map_or(0, |begun| begun.deadline).saturating_add(late)
     }
 
-    fn client_waits_until(&self) -> Millis {
+    /// From when on the client is told that the saga goes on.
+    pub fn client_waits_until(&self) -> Millis {
         self.deadline().saturating_add(CLIENT_GRACE_MS)
     }
 

@@ -1,8 +1,8 @@
 //! Sagas that come from other VMs, and those that go to them.
 
 use std::collections::HashSet;
-use std::sync::Arc;
 
+use super::repeated::Wait;
 use super::{Coordinator, Counter, Host, Key};
 use crate::journal::{Journal, Orphan};
 use crate::saga::{Millis, Reply, Saga, SagaId};
@@ -56,10 +56,10 @@ impl<J: Journal> Coordinator<J> {
     /// In the same moment another VM has begun a saga for the same request: nothing was sent for this one.
     pub(super) fn was_begun_elsewhere(&mut self, host: &mut impl Host, key: Key) {
         let Some(entry) = self.sagas.get(&key) else { return };
-        let (client, start, definition) = (entry.client, entry.start.clone(), Arc::clone(entry.saga.definition()));
+        let (client, start, until) = (entry.client, entry.start.clone(), entry.saga.client_waits_until());
         self.forget(key);
         let (Some(client), Some(start)) = (client, start) else { return };
-        self.wait(host, client, &definition, &start, None);
+        self.wait(host, client, Wait::of(&start, until));
     }
 
     /// The journal does not take the first record: nothing was sent, and there is no saga.

@@ -17,14 +17,28 @@ pub(super) struct Waiting {
     poll_at: Option<Millis>,
 }
 
+/// A client that waits.
 #[derive(Debug)]
-struct Wait {
+pub(super) struct Wait {
     start: StartKey,
     until: Millis,
     /// What it is told where nothing has begun; none: it was refused for what had.
     refusal: Option<Reply>,
     /// The saga, and where it was when it was looked at last.
     seen: Option<OpenSaga>,
+}
+
+impl Wait {
+    /// `until` is when the client has waited long enough.
+    pub(super) fn of(start: &StartKey, until: Millis) -> Wait {
+        Wait { start: start.clone(), until, refusal: None, seen: None }
+    }
+}
+
+/// As long as the client of a saga that begins now.
+fn waits_until(definition: &Definition, now: Millis) -> Millis {
+    let deadline_ms = u64::try_from(definition.deadline.as_millis()).unwrap_or(u64::MAX);
+    now.saturating_add(deadline_ms).saturating_add(CLIENT_GRACE_MS)
 }
 
 impl Waiting {
@@ -59,7 +73,9 @@ impl<J: Journal> Coordinator<J> {
             Found::OtherRequest => host.reply(client, &other_request()),
             Found::Ended(reply) => host.reply(client, &replayed(reply)),
             Found::Unreadable => host.reply(client, &unreadable()),
-            Found::UnderWay(_) | Found::Asked => self.wait(host, client, definition, start, None),
+            Found::UnderWay(_) | Found::Asked => {
+                self.wait(host, client, Wait::of(start, waits_until(definition, host.now())))
+            }
         }
         true
     }
@@ -77,26 +93,17 @@ impl<J: Journal> Coordinator<J> {
         let now = host.now();
         match start {
             Some(start) if self.journal.look(host, start, now) != Found::Nothing => {
-                self.wait(host, client, definition, start, Some(refusal));
+                let wait = Wait::of(start, waits_until(definition, now));
+                self.wait(host, client, Wait { refusal: Some(refusal), ..wait });
             }
             _ => host.reply(client, &refusal),
         }
     }
 
     /// Lets a client wait for the end of the saga that has begun under its start key.
-    pub(super) fn wait(
-        &mut self,
-        host: &mut impl Host,
-        client: Client,
-        definition: &Definition,
-        start: &StartKey,
-        refusal: Option<Reply>,
-    ) {
-        let now = host.now();
-        let deadline_ms = u64::try_from(definition.deadline.as_millis()).unwrap_or(u64::MAX);
-        let until = now.saturating_add(deadline_ms).saturating_add(CLIENT_GRACE_MS);
-        self.waiting.clients.insert(client, Wait { start: start.clone(), until, refusal, seen: None });
-        self.waiting.poll_at.get_or_insert(now.saturating_add(POLL_MS));
+    pub(super) fn wait(&mut self, host: &mut impl Host, client: Client, wait: Wait) {
+        self.waiting.clients.insert(client, wait);
+        self.waiting.poll_at.get_or_insert(host.now().saturating_add(POLL_MS));
     }
 
     /// Looks whether the sagas for which clients wait have ended.

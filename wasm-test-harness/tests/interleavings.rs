@@ -10,6 +10,7 @@ use harness::simulator::faults::Faults;
 use harness::simulator::filter::Filter;
 use harness::simulator::history::{Happening, Told};
 use harness::simulator::plan::{ClientPlan, EtcdFate, EtcdOrder, MS, Plan, ProxyPlan, SECOND, Trouble};
+use harness::simulator::world::MAIN_VMS;
 use sagabox::planted::Planted;
 use serde_json::json;
 
@@ -135,6 +136,17 @@ fn a_start_that_is_known_too_late_sends_nothing_and_lets_its_request_begin_anew(
     let report = keeps_every_rule(&SHIPPED, &plan);
     assert_eq!([told(&report, 0), told(&report, 1)], [[503], [201]]);
     assert_eq!(epochs(&report), ["1", "1"]);
+}
+
+#[test]
+fn a_start_for_which_etcd_was_not_asked_in_time_is_taken_back() {
+    let mut plan = plan(vec![keyed(client("ann", 0, SECOND), "key")]);
+    plan.configurations[0]["sagas"][0]["deadline"] = json!("1s");
+    // The lease is granted while the VM does nothing.
+    order(&mut plan, "/v3/lease/grant", EtcdFate::RequestLate(200 * MS));
+    plan.troubles.push((SECOND + 100 * MS, Trouble::Stall { proxy: 0, thread: MAIN_VMS, for_ns: 10 * SECOND }));
+    let report = keeps_every_rule(&SHIPPED, &plan);
+    assert_eq!((told(&report, 0), epochs(&report)), (vec![503], vec![]));
 }
 
 #[test]

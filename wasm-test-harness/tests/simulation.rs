@@ -15,7 +15,7 @@ const SEEDS: u64 = 2_000;
 /// Seeds in which a planted fault has to be found.
 const SEEDS_OF_A_PLANTED_FAULT: u64 = 200;
 /// Seeds that have found something, kept from the day on which it was mended.
-const NAMED_SEEDS: [(u64, &str, &str); 13] = [
+const NAMED_SEEDS: [(u64, &str, &str); 16] = [
     (494, IN_SHARED_DATA, "resolving forgot the retry-after of the last attempt"),
     (
         205,
@@ -53,9 +53,13 @@ const NAMED_SEEDS: [(u64, &str, &str); 13] = [
     (1_286, IN_ETCD, "a compensation that was about to be sent when its VM went away need not have been"),
     (2_046, IN_ETCD, "a client that waited was told that the journal does not answer, between two looks"),
     (25_669, IN_ETCD, "a client waits for a saga that nobody has taken over yet"),
+    (1_004_766, OF_REPLICAS, "a client that lost its begin to another waited anew from there on"),
+    (1_006_327, OF_REPLICAS, "who looks for sagas without owner waited for its next turn where its token had ended"),
+    (1_037_161, OF_REPLICAS, "what a step answered may be unreadable for the next owner, too, that does not ask again"),
 ];
 
 const IN_SHARED_DATA: &str = "journal_in_etcd=0,trap_of_main=0,few_retained=0";
+const OF_REPLICAS: &str = "journal_in_etcd=1,few_retained=0";
 /// Seeds keep what they had before there were more faults.
 const IN_ETCD: &str = "journal_in_etcd=1,etcd_unsure=0,etcd_cut_off=0,client_travels=0,etcd_tokens=0,trap_of_main=0";
 

@@ -64,6 +64,8 @@ impl EtcdJournal {
         self.scan.under_way = false;
         let Some(mut page) = self.scan.page.take() else { return };
         let Answer::Done(answer) = answer else {
+            // With the next token it looks at once.
+            self.scan.wanted |= answer == Answer::Unauthenticated;
             return log::warn!("etcd does not tell which sagas have lost their owner: {}", failure(&answer));
         };
         let (vms, sagas) = (answer.found(0), answer.found(1));

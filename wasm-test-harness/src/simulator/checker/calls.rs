@@ -279,7 +279,8 @@ fn check_compensation(saga: &SagaView<'_>, step: &StepModel, view: &StepView) ->
 
 /// A saga compensates because a step failed, or because time is up.
 pub(super) fn check_cause(saga: &SagaView<'_>, now: Nanos, clock_off: bool) -> Check {
-    if saga.has_failed() || saga.failed_before || saga.is_overdue(now) || clock_off {
+    let may_fail = saga.failed_before || saga.steps.values().any(|step| step.was_unreadable);
+    if saga.has_failed() || may_fail || saga.is_overdue(now) || clock_off {
         return Ok(());
     }
     Err((Rule::Cause, "no step of its saga has failed, and its deadline has not passed".to_owned()))

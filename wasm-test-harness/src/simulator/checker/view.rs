@@ -84,6 +84,8 @@ pub(super) struct StepView {
     pub(super) applied: u32,
     /// What it answered, those after it cannot read.
     pub(super) unreadable: bool,
+    /// Nor could they when an owner had it who has gone, and may have written that down.
+    pub(super) was_unreadable: bool,
 }
 
 impl StepView {
@@ -136,7 +138,7 @@ impl SagaView<'_> {
         self.failed_before |= self.has_failed();
         (self.vm, self.epoch) = (vm, epoch);
         for step in self.steps.values_mut() {
-            step.unreadable = false;
+            step.was_unreadable |= std::mem::take(&mut step.unreadable);
             step.transaction.taken_over();
             step.compensation.taken_over();
         }
