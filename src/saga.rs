@@ -163,7 +163,7 @@ pub struct Saga {
     outstanding: Option<u64>,
     /// Everything up to this sequence is durable.
     durable: u64,
-    /// The deadline has passed before the journal had the first record.
+    /// The deadline has passed before the journal had the first record: nothing was sent.
     begun_too_late: bool,
     /// When compensating began.
     compensating_since: Millis,
@@ -195,7 +195,8 @@ impl Saga {
         }
         let deadline = (self.state() == SagaState::Running).then(|| self.deadline());
         let client = (!self.answered).then(|| self.client_waits_until());
-        let stuck = (self.state() == SagaState::Compensating && self.stuck.is_none())
+        // One that waits for its begin is stuck only with the journal.
+        let stuck = (self.state() == SagaState::Compensating && self.stuck.is_none() && !self.begun_too_late)
             .then(|| self.compensating_since.saturating_add(STUCK_AFTER_MS));
         let back_offs = self.runtime.iter().filter_map(Runtime::next_due);
         back_offs.chain(deadline).chain(client).chain(stuck).min()

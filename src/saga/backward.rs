@@ -22,7 +22,7 @@ impl Saga {
             }
         }
         if self.step_indices().all(|index| self.is_undone(index)) {
-            self.end_undone();
+            self.end_undone(now);
         } else if now >= self.compensating_since.saturating_add(STUCK_AFTER_MS) {
             self.mark_stuck(self.why_not_over());
         }
@@ -30,12 +30,12 @@ impl Saga {
 
     /// Nothing is sent before the begin is durable. A saga whose deadline passes before that has sent nothing, but whether
     /// it has begun at all has to be known before its client can be told.
-    fn end_undone(&mut self) {
+    fn end_undone(&mut self, now: Millis) {
         if !self.has_begun() && self.outstanding.is_some() {
             self.begun_too_late = true;
             return;
         }
-        self.end(SagaState::Compensated);
+        self.end(SagaState::Compensated, now);
     }
 
     /// No attempt of a transaction is made any more: a step in a back-off, or whose first attempt still waits for its

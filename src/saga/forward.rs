@@ -28,7 +28,7 @@ impl Saga {
             }
         }
         if self.progress.steps.iter().all(|step| step.state.lets_successors_start()) {
-            self.end(SagaState::Completed);
+            self.end(SagaState::Completed, now);
         }
     }
 

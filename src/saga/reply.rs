@@ -4,7 +4,7 @@ use serde_json::{Map, Value as Json, json};
 
 use super::answer::{Problem, Reply};
 use super::record::Change;
-use super::{Action, CLIENT_GRACE_MS, Report, Saga, SagaState};
+use super::{Action, CLIENT_GRACE_MS, Millis, Report, Saga, SagaState};
 use crate::definition::ReplyTemplate;
 use crate::planted::{Planted, planted};
 use crate::template::{Facts, RenderError};
@@ -14,9 +14,10 @@ pub(crate) const JOURNAL_TOO_SLOW: &str = "the journal took longer than the saga
 
 impl Saga {
     /// Decides how the saga ended, and with it what the client gets.
-    pub(super) fn end(&mut self, state: SagaState) {
-        // Who was told that the saga goes on finds its end under the same key.
-        let nothing_sent = self.begun_too_late && !self.answered;
+    pub(super) fn end(&mut self, state: SagaState, now: Millis) {
+        // Who was told that the saga goes on, or may be told so while the end is written, finds its end under the same key.
+        let has_time = now.saturating_add(CLIENT_GRACE_MS / 2) < self.client_waits_until();
+        let nothing_sent = self.begun_too_late && !self.answered && has_time;
         let reply = if nothing_sent { Problem::overload(JOURNAL_TOO_SLOW) } else { self.reply_at_end(state) };
         self.change(Change::Ended { state, reply, nothing_sent });
     }

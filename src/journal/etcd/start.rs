@@ -54,6 +54,10 @@ impl Looks {
 impl EtcdJournal {
     pub(super) fn look_for(&mut self, start: &StartKey, now: Millis) -> Found {
         let Some(look) = self.looks.looks.get_mut(&name(start)) else {
+            if self.token.is_missing() {
+                // Whoever waits asks again. Nothing is to pile up meanwhile.
+                return Found::Asked;
+            }
             self.looks.looks.insert(name(start), Look { asked_at: now, open: None, found: None });
             self.wish(Wish::Look(start.clone()));
             return Found::Asked;

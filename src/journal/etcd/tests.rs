@@ -319,3 +319,19 @@ fn an_answer_that_nobody_came_for_is_not_told_later() {
     vm.now += 2_000;
     assert_eq!(vm.journal.look(&Shared, &start, vm.now), Found::Asked);
 }
+
+#[test]
+fn nothing_that_is_looked_for_piles_up_without_a_token() {
+    let credentials = Credentials { username: "sagabox".to_owned(), password: "wrong".to_owned() };
+    let mut vm = Vm::new(|settings| settings.credentials = Some(credentials), 10);
+    for key in ["a", "b", "c"] {
+        let start = StartKey { key: key.to_owned(), request: "r".to_owned() };
+        assert_eq!(vm.journal.look(&Shared, &start, vm.now), Found::Asked);
+    }
+    let authenticate = vm.asks_one(AUTHENTICATE);
+    vm.hears(&authenticate, 200, &json!({"token": "t"}));
+    assert!(vm.asks().is_empty(), "nobody waits for them any more");
+    let start = StartKey { key: "a".to_owned(), request: "r".to_owned() };
+    assert_eq!(vm.journal.look(&Shared, &start, vm.now), Found::Asked);
+    assert_eq!(sizes(&vm.asks()), [1]);
+}

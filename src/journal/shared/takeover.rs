@@ -104,7 +104,7 @@ impl SharedJournal {
         let definitions = definitions(store, row_of);
         let unused = store.shared(&slot_key(number, 0)).is_none();
         if let Err(NoDefinitions::ForOthers(why)) = &definitions
-            && !unused
+            && has_open_saga(store, number)
         {
             log::error!(
                 "the VM {} is dead, and its sagas cannot be resumed here: {why}; they wait for a module that can",
@@ -276,6 +276,13 @@ enum Taken {
     Ours(Box<Slot>),
     /// It is retained, by us now.
     Ended(Box<Slot>),
+}
+
+/// Whether a row has a saga that somebody has to go on with.
+fn has_open_saga(store: &impl SharedData, row: u32) -> bool {
+    let slots = (0..).map_while(|slot| store.shared(&slot_key(row, slot)));
+    let mut heads = slots.filter_map(|(bytes, _)| Slot::parse(&bytes).ok()).map(|slot| slot.head);
+    heads.any(|head| head.ended.is_none() && head.quarantined.is_none())
 }
 
 /// Definitions, or why they cannot be read.

@@ -334,6 +334,16 @@ fn sagas_of_a_configuration_that_only_another_module_can_read_wait_for_it() {
 }
 
 #[test]
+fn a_row_without_open_sagas_is_freed_whatever_its_configuration() {
+    let (mut shared, mut a, mut b) = (Shared::default(), vm("a"), vm("b"));
+    a.configuration = br#"{"version": 1, "of_the_future": true}"#.to_vec();
+    begin(&mut a, &mut shared, "s1");
+    write(&mut a, &mut shared, "s1", 1, &ended(2));
+    live(&mut [&mut b], &mut shared, 10);
+    assert!(shared.text("sagabox/vm/0").contains("free"), "{}", shared.text("sagabox/vm/0"));
+}
+
+#[test]
 fn a_saga_that_may_be_what_kills_vms_is_resumed_alone_and_then_no_more() {
     let (mut shared, mut a) = (Shared::default(), vm("a"));
     for saga in ["poison", "good1", "good2"] {

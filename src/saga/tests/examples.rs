@@ -298,6 +298,26 @@ fn a_saga_whose_begin_takes_longer_than_its_deadline_sends_nothing_and_says_so()
 }
 
 #[test]
+fn a_saga_that_waits_for_its_begin_for_long_has_nothing_due() {
+    let mut world = World::begin(&trip(), &json!({"guest": "ann"})).expect("begins");
+    for wait_ms in [10_000, CLIENT_GRACE_MS, STUCK_AFTER_MS] {
+        world.wait(wait_ms);
+        assert!(world.saga.next_due().is_none_or(|due| due > world.now), "after {wait_ms} ms more");
+    }
+}
+
+#[test]
+fn a_begin_that_is_known_shortly_before_its_client_gives_up_is_compensated() {
+    let mut world = World::begin(&trip(), &json!({"guest": "ann"})).expect("begins");
+    world.wait(10_000);
+    world.wait(CLIENT_GRACE_MS - 100);
+    world.acknowledge();
+    world.acknowledge();
+    world.check_end();
+    assert_eq!(world.reply.map(|reply| reply.status), Some(409));
+}
+
+#[test]
 fn who_was_told_that_a_saga_goes_on_which_was_about_to_begin_finds_it_compensated() {
     let mut world = World::begin(&trip(), &json!({"guest": "ann"})).expect("begins");
     world.wait(10_000);
