@@ -26,6 +26,8 @@ pub struct StreamRecord {
     pub version: usize,
     /// Tells the sagas of requests apart that are otherwise the same: proxies give every request one.
     pub request_id: String,
+    /// When the last of it came to the VM; none: not yet.
+    pub whole_at: Option<Nanos>,
 }
 
 /// A call that has left a proxy, or was refused by it.

@@ -80,11 +80,7 @@ impl<'a> View<'a> {
             epoch: record.header("saga-epoch").parse().unwrap_or(0),
             client: self.history.streams[stream].client,
             began_at: record.at,
-            asked_at: if self.in_etcd {
-                self.requested_at.get(&stream).copied().unwrap_or(record.at)
-            } else {
-                record.at
-            },
+            asked_at: if self.in_etcd { self.history.streams[stream].whole_at.unwrap_or(record.at) } else { record.at },
             steps: model.steps.iter().map(|step| (step.name.as_str(), StepView::default())).collect(),
             // What came before its first call nobody has seen.
             failed_before: record.header("saga-epoch") != "1",

@@ -8,7 +8,7 @@ use crate::simulator::history::{History, VmId};
 use crate::simulator::host::Nanos;
 use crate::simulator::journal_view::{self, Kept};
 use crate::simulator::participants::Participant;
-use crate::simulator::plan::SECOND;
+use crate::simulator::plan::{Plan, SECOND, Trouble};
 use crate::simulator::process::ContextId;
 
 /// For so long nothing but heartbeats may come in the end.
@@ -59,6 +59,14 @@ impl Quiet {
     }
 }
 
+/// Who looks for what nobody needs any more may have gone: another takes its place after some turns of a third of a lease.
+fn quiet_for(plan: &Plan) -> Nanos {
+    let is_of_main = |trouble: &Trouble| matches!(trouble, Trouble::TrapOfMain { .. });
+    let changes_hands = plan.in_etcd() && plan.troubles.iter().any(|(_, trouble)| is_of_main(trouble));
+    let lease = u64::try_from(plan.etcd_lease_s()).unwrap_or(0) * SECOND;
+    if changes_hands { QUIET + 2 * lease } else { QUIET }
+}
+
 impl World<'_> {
     /// Heartbeats never end: a run is over when nothing else has come for a while and no saga is open.
     pub(super) fn is_over(&mut self) -> bool {
@@ -74,7 +82,7 @@ impl World<'_> {
             let unreferenced = journal_view::unreferenced_in_etcd(&journal.etcd);
             Quiet { since: now, ticks: BTreeMap::new(), unreferenced }
         });
-        quiet.since + QUIET <= now
+        quiet.since + quiet_for(self.plan) <= now
     }
 
     pub(super) fn outcome(mut self, converged: bool) -> Outcome {
@@ -86,6 +94,7 @@ impl World<'_> {
         let participants = self.plan.participants.iter().cloned().zip(self.participants).collect();
         let kept = self.proxies.iter().map(|proxy| proxy.process.borrow().kept()).collect();
         let most_ticks = if self.plan.in_etcd() { MOST_TICKS_IN_QUIET_WITH_ETCD } else { MOST_TICKS_IN_QUIET };
+        let most_ticks = most_ticks * u32::try_from(quiet_for(self.plan).div_ceil(QUIET)).unwrap_or(u32::MAX);
         let ticks = self.quiet.take().map(|quiet| quiet.ticks).unwrap_or_default();
         let restless = ticks.into_iter().filter(|(_, count)| *count > most_ticks).map(|(root, _)| root);
         Outcome {

@@ -89,7 +89,7 @@ impl World<'_> {
             cut: false,
             closed: false,
         });
-        self.history.streams.push(StreamRecord { client, vm, version, request_id });
+        self.history.streams.push(StreamRecord { client, vm, version, request_id, whole_at: None });
         self.tell(Happening::Requested(stream));
         stream
     }
@@ -101,6 +101,7 @@ impl World<'_> {
     }
 
     fn headers(&mut self, stream: StreamId, vm: VmId, ends: bool) {
+        self.comes(stream, ends);
         for (index, context) in self.streams[stream].contexts.clone().into_iter().enumerate() {
             let count = self.streams[stream].data.borrow().headers.len();
             match self.callback(vm, |vm| vm.request_headers(context, count, ends)) {
@@ -114,6 +115,13 @@ impl World<'_> {
         }
         if ends {
             self.schedule(MS, Event::ApplicationAnswers(stream));
+        }
+    }
+
+    /// A part of a request comes to its VM, perhaps the last.
+    fn comes(&mut self, stream: StreamId, ends: bool) {
+        if ends {
+            self.history.streams[stream].whole_at = Some(self.now());
         }
     }
 
@@ -135,6 +143,7 @@ impl World<'_> {
         let (from, to) = (plan.body.len() * index / plan.pieces, plan.body.len() * (index + 1) / plan.pieces);
         let ends = index + 1 == plan.pieces && !plan.trailers;
         self.streams[stream].data.borrow_mut().body.extend(&plan.body[from..to]);
+        self.comes(stream, ends);
         for context in self.readers(stream, vm) {
             let held = self.streams[stream].data.borrow().body.len();
             if self.callback(vm, |vm| vm.request_body(context, held, ends)) != Some(Action::Continue) {
@@ -146,6 +155,7 @@ impl World<'_> {
 
     pub(super) fn trailers(&mut self, stream: StreamId) {
         let Some(vm) = self.is_live(stream) else { return };
+        self.comes(stream, true);
         for context in self.readers(stream, vm) {
             if self.callback(vm, |vm| vm.request_trailers(context, 1)) != Some(Action::Continue) {
                 return;
