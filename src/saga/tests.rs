@@ -2,6 +2,7 @@
 
 mod definitions;
 mod examples;
+mod late_begin;
 mod properties;
 mod takeover;
 mod world;
