@@ -5,7 +5,7 @@ use serde_json::Value as Json;
 use super::calls::{check_cause, first_steps_are_tried_together};
 use super::view::{Came, SLACK, SagaView, View};
 use super::{Check, Rule, Tally, of_saga};
-use crate::simulator::history::{StreamId, Told};
+use crate::simulator::history::{StreamId, Told, VmId};
 use crate::simulator::host::{Nanos, text};
 use crate::simulator::journal_view::Kept;
 use crate::simulator::model::SagaModel;
@@ -182,7 +182,8 @@ impl<'a> View<'a> {
         let skips_all = all(saga) || began_before;
         // Its VM may have gone after the begin was recorded and before anything was sent: nobody can know that.
         let vm = self.history.streams[stream].vm.unwrap_or_default();
-        let taken_over = client.start_key().is_some() && self.gone.keys().any(|gone| gone.0 == vm.0);
+        let may_be_of = |gone: &VmId| self.in_etcd || gone.0 == vm.0;
+        let taken_over = client.start_key().is_some() && self.gone.keys().any(may_be_of);
         let waited = self.now - self.requested_at.get(&stream).copied().unwrap_or(self.now);
         let skips_first = saga.steps.iter().all(|step| !step.after.is_empty() || step.is_skipped(&body));
         match status {
