@@ -1,7 +1,7 @@
 //! A simulated etcd: what the JSON gateway of etcd 3.4 answers to single requests, in memory and in virtual time.
 //!
-//! It is one member; who has to say who they are is looked after by [`Tokens`], before it is asked. What it does not simulate it refuses with the status 501. Compared with a
-//! real one in `tests/simulated_etcd.rs`. Where it differs on purpose:
+//! It is one member; who has to say who they are is looked after by [`Tokens`], before it is asked. What it does not simulate
+//! it refuses with the status 501. Compared with a real one in `tests/simulated_etcd.rs`. Where it differs on purpose:
 //!
 //! - A lease ends when its time is up; a real one looks for such leases every half second.
 //! - The ids of leases can be foretold.
