@@ -24,6 +24,7 @@ use crate::saga::{
     Reply, Report, Saga, SagaId,
 };
 
+mod depth;
 mod forwarded;
 mod news;
 mod ownership;
@@ -71,17 +72,20 @@ pub enum Counter {
     GoneElsewhere,
     /// A saga was set aside: nobody can resume it.
     Quarantined,
+    /// 404 to a compensation was taken for "nothing to undo".
+    NothingToUndo,
 }
 
 impl Counter {
     /// Every counter.
-    pub const ALL: [Counter; 6] = [
+    pub const ALL: [Counter; 7] = [
         Counter::IllegalEvent,
         Counter::Stuck,
         Counter::ReplyNotRendered,
         Counter::TakenOver,
         Counter::GoneElsewhere,
         Counter::Quarantined,
+        Counter::NothingToUndo,
     ];
 
     /// Name of the metric.
@@ -93,6 +97,7 @@ impl Counter {
             Counter::TakenOver => "sagabox_sagas_taken_over",
             Counter::GoneElsewhere => "sagabox_sagas_gone_elsewhere",
             Counter::Quarantined => "sagabox_sagas_quarantined",
+            Counter::NothingToUndo => "sagabox_compensations_not_found",
         }
     }
 }
@@ -170,6 +175,7 @@ impl<J: Journal> Coordinator<J> {
         if let Some(refusal) = self.refusal(&matched.request) {
             return host.reply(client, &refusal);
         }
+        let Some(depth) = depth::of(&matched.request) else { return host.reply(client, &depth::too_deep()) };
         let facts = facts::request(&matched.request, &matched.params);
         let start = match StartKey::of(&matched.definition, &matched.request, &facts) {
             Ok(start) => start,
@@ -188,10 +194,15 @@ impl<J: Journal> Coordinator<J> {
             epoch: 1,
             forwarded: forwarded(&matched.request, &self.forward_headers),
             request: facts,
+            depth,
+            bounds: self.journal.bounds(),
         };
         match Saga::begin(begin, now) {
             Err(refused) => {
-                let refusal = not_usable(refused.to_string());
+                let refusal = match refused.is_too_large {
+                    true => too_large_for_the_journal(),
+                    false => not_usable(refused.to_string()),
+                };
                 self.refuse_unless_begun_before(host, client, &matched.definition, start.as_ref(), refusal);
             }
             Ok((saga, actions)) => {
@@ -321,7 +332,7 @@ impl<J: Journal> Coordinator<J> {
             }
             // What was refused just before may have made the saga compensate.
             Action::Call(call) if !entry.saga.still_wants(&call.id) => {
-                let result = AttemptResult::NotSent(DispatchRefusal::Unavailable);
+                let result = AttemptResult::NotSent(DispatchRefusal::Obsolete);
                 return Some(Event::AttemptEnded { id: call.id, result });
             }
             Action::Call(call) => return self.send(host, key, &call),
@@ -374,10 +385,13 @@ impl<J: Journal> Coordinator<J> {
                     self.callouts.insert(token, Callout::Saga(key, call.id));
                     return None;
                 }
-                Err(refusal) => refusal,
+                Err(refusal) => {
+                    log::debug!("saga {saga}: cluster `{}`: {refusal}", call.cluster);
+                    refusal
+                }
             },
             // It can be sent once that is certain again.
-            Ownership::Unsure => DispatchRefusal::Unavailable,
+            Ownership::Unsure => DispatchRefusal::OwnershipUncertain,
             // Another VM has the saga, and may be sending for it.
             Ownership::Lost => {
                 self.goes_on_elsewhere(host, key);
@@ -455,6 +469,10 @@ fn tell(host: &mut impl Host, saga: &Saga, report: &Report) {
         Report::ReplyNotRendered { reason } => {
             log::warn!("saga {} ({name}): its reply is the default one: {reason}", saga.id());
             host.count(Counter::ReplyNotRendered);
+        }
+        Report::NothingToUndo { step } => {
+            log::warn!("saga {} ({name}): 404 says that step `{step}` has nothing to undo", saga.id());
+            host.count(Counter::NothingToUndo);
         }
     }
 }

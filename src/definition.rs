@@ -68,6 +68,9 @@ pub struct Call {
     pub body: Option<BodyTemplate>,
     /// Longest time that one attempt may take; at least 1 ms, at most `i32::MAX` ms.
     pub per_try_timeout: Duration,
+    /// For how long the participant keeps an idempotency key: no transaction is sent later than that after its first
+    /// attempt.
+    pub key_lifetime: Duration,
     /// Intervals between attempts, and how many there may be.
     pub retry: Retry,
     /// None: 2xx (for compensations see [`crate::saga`]).

@@ -13,7 +13,7 @@ use std::sync::Arc;
 
 use crate::definition::Definition;
 use crate::saga::record::{Progress, Record};
-use crate::saga::{AttemptResult, Millis, Reply, Resume, SagaId, SagaState};
+use crate::saga::{AttemptResult, Bounds, Millis, Reply, Resume, SagaId, SagaState};
 
 mod any;
 mod etcd;
@@ -119,10 +119,11 @@ pub struct Orphan {
     pub epoch: u32,
 }
 
-impl From<Orphan> for Resume {
-    fn from(orphan: Orphan) -> Resume {
-        let Orphan { definition, progress, sequence, epoch } = orphan;
-        Resume { definition, progress, sequence, epoch }
+impl Orphan {
+    /// What it is resumed from, where the journal takes so much.
+    pub fn resume(self, bounds: Bounds) -> Resume {
+        let Orphan { definition, progress, sequence, epoch } = self;
+        Resume { definition, progress, sequence, epoch, bounds }
     }
 }
 
@@ -180,6 +181,11 @@ pub struct JournalCall {
 
 /// A place that keeps sagas.
 pub trait Journal {
+    /// What it takes.
+    fn bounds(&self) -> Bounds {
+        Bounds::NONE
+    }
+
     /// Takes a record.
     fn write(&mut self, store: &mut impl SharedData, entry: Entry<'_>) -> Acknowledgement;
 

@@ -46,7 +46,22 @@ faults! {
     /// A success counts although its compensation cannot be rendered; nothing is undone then.
     SuccessWithoutCompensationTaken = "success-without-compensation-taken",
 
+    /// A refusal that proxies on the path answer, too, settles a step as rejected while it is being resolved.
+    PathRefusalWhileResolvingTaken = "path-refusal-while-resolving-taken",
+    /// What Envoy itself answers in a participant's place meets the predicates of the definition.
+    ProxyAnswerMeetsPredicates = "proxy-answer-meets-predicates",
+    /// Where there need not be anything to undo, one 404 is enough.
+    First404AfterUnknownTaken = "first-404-after-unknown-taken",
+    /// 410 to a compensation is a refusal.
+    Gone410NotDone = "gone-410-not-done",
+    /// 409 to a compensation is a refusal although an attempt before may be worked on.
+    ConflictOnCompensationTakenForRefusal = "conflict-on-compensation-taken-for-refusal",
+
     // Attempts.
+    /// A transaction is sent under a key that its participant may have forgotten.
+    KeyLifetimeIgnored = "key-lifetime-ignored",
+    /// Calls say that no saga has called this one.
+    DepthIgnored = "depth-ignored",
     /// The idempotency key ends with the number of the attempt, from the second on.
     KeyChangesWithAttempt = "key-changes-with-attempt",
     /// A compensation goes out under the key of its transaction.
@@ -97,6 +112,14 @@ faults! {
     TakenOverTooSoon = "taken-over-too-soon",
     /// The sagas of a dead VM stay where they are.
     NeverTakenOver = "never-taken-over",
+    /// Who takes a saga over takes what was in flight for ended.
+    InheritedAttemptNotAwaited = "inherited-attempt-not-awaited",
+    /// Who takes a saga over counts its attempts anew.
+    AttemptsForgottenAtTakeover = "attempts-forgotten-at-takeover",
+    /// What nothing awaits is not written: that the saga compensates, and results.
+    WrittenOnlyWhenAwaited = "written-only-when-awaited",
+    /// All changes go into one record, however large that is.
+    RecordsNotCut = "records-not-cut",
     /// Who takes a saga over takes what was in flight for not sent.
     InFlightTakenForNotSent = "in-flight-taken-for-not-sent",
     /// Who takes a saga over goes on under the definition that it has itself.
@@ -135,6 +158,8 @@ faults! {
     ToldBeforeDone = "told-before-done",
     /// A client is told the end of its saga before the journal has it.
     ToldBeforeWritten = "told-before-written",
+    /// What a client is told of a saga that goes on is what memory says, not the journal.
+    ToldFromMemory = "told-from-memory",
     /// A client is told every end with the status that is meant for the other.
     WrongStatus = "wrong-status",
     /// A client gets the answer of another open saga, and that saga's client gets this one's.

@@ -21,11 +21,11 @@ use std::sync::Arc;
 use serde_json::{Value as Json, json};
 
 use crate::definition::{Call, Definition, Step, StepIndex};
-use crate::facts::ParticipantResponse;
 use crate::planted::{Planted, planted};
 use crate::template::Facts;
 
 mod answer;
+mod attempt_result;
 mod attempts;
 mod backward;
 mod begin;
@@ -37,19 +37,25 @@ mod reply;
 mod resume;
 pub mod retry;
 mod state;
+mod told;
+mod wal;
 
 #[cfg(test)]
 mod tests;
 
 pub use answer::{Problem, Reply};
+pub use attempt_result::{AttemptResult, DispatchRefusal};
 use attempts::Runtime;
 pub use begin::{Begin, BeginRefused};
-pub use call::{CallError, CallId, CallKind, Envelope, OutgoingCall, Request};
-use record::{Change, Progress, RECORD_VERSION, Record, StepProgress};
+pub use call::{CallError, CallId, CallKind, Envelope, MAX_DEPTH, OutgoingCall, Request};
+use record::{Change, Progress, Record, StepProgress};
 pub(crate) use reply::JOURNAL_TOO_SLOW;
 pub use resume::{NotResumable, Resume};
 
 pub use state::{IllegalTransition, SagaState, StepState};
+use told::Told;
+pub use wal::Bounds;
+use wal::{ChangeNumber, Wal};
 
 /// Milliseconds since the Unix epoch.
 pub type Millis = u64;
@@ -82,26 +88,6 @@ pub enum Event {
     Due,
 }
 
-/// What came of an attempt.
-#[derive(Clone, Debug, PartialEq)]
-pub enum AttemptResult {
-    /// A whole answer: of the participant, or of the proxy in its place (timeouts are 504, resets 503).
-    Answered(ParticipantResponse),
-    /// None, or one that was cut short or too large.
-    NoAnswer,
-    /// The proxy refused to send it.
-    NotSent(DispatchRefusal),
-}
-
-/// Why the proxy refused to send a call.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum DispatchRefusal {
-    /// It has no cluster of that name.
-    UnknownCluster,
-    /// No endpoint, or too many requests under way.
-    Unavailable,
-}
-
 /// Something to do.
 #[derive(Clone, Debug, PartialEq)]
 pub enum Action {
@@ -125,10 +111,15 @@ pub enum Report {
         /// Why.
         reason: String,
     },
-    /// The configured reply could not be rendered; the client gets the default body.
+    /// The configured reply could not be rendered, or is larger than the journal takes; the client gets the default body.
     ReplyNotRendered {
         /// The expression and why.
         reason: String,
+    },
+    /// 404 was taken for "nothing to undo": it was answered for long enough.
+    NothingToUndo {
+        /// Name of the step.
+        step: String,
     },
 }
 
@@ -155,19 +146,18 @@ pub struct Saga {
     progress: Progress,
     /// What is not recorded: attempts and back-offs. One for each step.
     runtime: Vec<Runtime>,
-    /// Changes that no record holds yet.
-    unwritten: Vec<Change>,
-    /// Sequence of the record that the next changes will be in.
-    next_sequence: u64,
-    /// Sequence of the record that the journal has not acknowledged yet.
-    outstanding: Option<u64>,
-    /// Everything up to this sequence is durable.
-    durable: u64,
+    wal: Wal,
+    bounds: Bounds,
+    /// What the journal has acknowledged, as far as clients are told of it.
+    told: Told,
+    /// What of `told` the record that is outstanding will make.
+    told_next: Told,
     /// The deadline has passed before the journal had the first record: nothing was sent.
     begun_too_late: bool,
+    /// It ends, or has ended, as one that has sent nothing: the same request may begin anew.
+    ends_unsent: bool,
     /// When compensating began.
     compensating_since: Millis,
-    stuck: Option<String>,
     /// The client has its answer.
     answered: bool,
     /// The end has been acted upon.
@@ -180,7 +170,7 @@ impl Saga {
     /// changes nothing.
     pub fn handle(&mut self, event: Event, now: Millis) -> Result<Vec<Action>, IllegalEvent> {
         match event {
-            Event::Written { sequence } => self.written(sequence)?,
+            Event::Written { sequence } => self.acknowledged(sequence)?,
             Event::AttemptEnded { id, result } => self.attempt_ended(id, &result, now)?,
             Event::Due => {}
         }
@@ -196,10 +186,10 @@ impl Saga {
         let deadline = (self.state() == SagaState::Running).then(|| self.deadline());
         let client = (!self.answered).then(|| self.client_waits_until());
         // One that waits for its begin is stuck only with the journal.
-        let stuck = (self.state() == SagaState::Compensating && self.stuck.is_none() && !self.begun_too_late)
+        let stuck = (self.state() == SagaState::Compensating && self.stuck().is_none() && !self.begun_too_late)
             .then(|| self.compensating_since.saturating_add(STUCK_AFTER_MS));
-        let back_offs = self.runtime.iter().filter_map(Runtime::next_due);
-        back_offs.chain(deadline).chain(client).chain(stuck).min()
+        let steps = self.runtime.iter().filter_map(Runtime::next_due);
+        steps.chain(deadline).chain(client).chain(stuck).chain(self.wal.next_due()).min()
     }
 
     /// As in `saga-id`.
@@ -219,7 +209,7 @@ impl Saga {
 
     /// Whether the journal has its first record.
     pub fn has_begun(&self) -> bool {
-        self.durable > 0
+        self.wal.has_begun()
     }
 
     /// Where the saga is.
@@ -234,7 +224,7 @@ impl Saga {
 
     /// Why the saga does not get on by itself, if so.
     pub fn stuck(&self) -> Option<&str> {
-        self.stuck.as_deref()
+        self.progress.stuck.as_ref().map(|stuck| stuck.reason.as_str())
     }
 
     /// Bytes that the saga holds beyond a fixed amount, about.
@@ -248,9 +238,20 @@ impl Saga {
             let calls = [&step.request, &step.compensation];
             calls.into_iter().flatten().map(|request| request.held_bytes()).sum::<usize>()
         };
-        let early = self.runtime.iter().filter_map(|step| step.early_compensation.as_deref());
-        let early: usize = early.map(Request::held_bytes).sum();
-        begun + kept + early + self.progress.steps.iter().map(calls).sum::<usize>()
+        let unwritten: usize = self.wal.unwritten().iter().map(Change::held_bytes).sum();
+        let reply = self.progress.reply.as_ref().map_or(0, Reply::held_bytes);
+        begun + kept + unwritten + reply + self.progress.steps.iter().map(calls).sum::<usize>()
+    }
+
+    /// Bytes that the journal holds of the saga, or will once it has every change, about.
+    fn recorded_bytes(&self) -> usize {
+        let begun = self.progress.begun.as_ref().map_or(0, |begun| record::text_bytes(&begun.request));
+        let kept: usize = self.progress.facts.values().map(record::text_bytes).sum();
+        let calls = |step: &StepProgress| {
+            let calls = [&step.request, &step.compensation];
+            calls.into_iter().flatten().map(|request| request.held_bytes()).sum::<usize>()
+        };
+        begun + kept + self.progress.steps.iter().map(calls).sum::<usize>()
     }
 
     fn deadline(&self) -> Millis {
@@ -263,13 +264,11 @@ impl Saga {
         self.deadline().saturating_add(CLIENT_GRACE_MS)
     }
 
-    fn written(&mut self, sequence: u64) -> Result<(), IllegalEvent> {
-        if self.outstanding != Some(sequence) {
-            let reason = format!("record {sequence} was acknowledged, outstanding is {:?}", self.outstanding);
-            return Err(IllegalEvent { reason });
-        }
-        self.outstanding = None;
-        self.durable = sequence;
+    fn acknowledged(&mut self, sequence: u64) -> Result<(), IllegalEvent> {
+        self.wal.acknowledged(sequence).map_err(|outstanding| IllegalEvent {
+            reason: format!("record {sequence} was acknowledged, outstanding is {outstanding:?}"),
+        })?;
+        self.told.clone_from(&self.told_next);
         Ok(())
     }
 
@@ -278,50 +277,47 @@ impl Saga {
         if self.over {
             return;
         }
+        self.let_attempts_expire(now);
         if self.state() == SagaState::Running {
             self.go_forward(now);
         }
         if self.state() == SagaState::Compensating {
             self.go_backward(now);
         }
-        self.write_what_is_awaited();
+        self.write_what_is_due(now);
         self.send_what_is_due(now);
         self.answer(now);
     }
 
-    /// Makes a change and remembers that no record holds it yet. Gives the sequence of the record that will.
-    fn change(&mut self, change: Change) -> u64 {
+    /// Makes a change and remembers that no record holds it yet. Gives its number.
+    fn change(&mut self, change: Change, now: Millis) -> ChangeNumber {
         match self.progress.apply(&change) {
-            Ok(()) => self.unwritten.push(change),
+            Ok(()) => self.wal.push(change, now),
             // Every caller has looked at the state before; were one wrong, the saga stays where it is, and says so.
-            Err(illegal) => log::error!("saga {}: {illegal}", self.id()),
+            Err(illegal) => {
+                log::error!("saga {}: {illegal}", self.id());
+                ChangeNumber::MAX
+            }
         }
-        self.next_sequence
     }
 
-    /// Emits a record, if something waits for one and none is outstanding.
-    fn write_what_is_awaited(&mut self) {
-        if self.outstanding.is_some() || self.unwritten.is_empty() {
+    /// Emits a record, if something waits for one, or has not been written for long, and none is outstanding.
+    fn write_what_is_due(&mut self, now: Millis) {
+        let is_awaited = self.state().has_ended() || self.runtime.iter().any(|step| step.awaits_record(&self.wal));
+        // Clients are told so, and then another owner must not decide otherwise.
+        let tells = || self.wal.unwritten().iter().any(|change| matches!(change, Change::Compensating(_)));
+        let is_due = || self.wal.next_due().is_some_and(|due| due <= now);
+        if !is_awaited && (planted(Planted::WrittenOnlyWhenAwaited) || !(tells() || is_due())) {
             return;
         }
-        let next = self.next_sequence;
-        let awaited = self.state().has_ended() || self.runtime.iter().any(|step| step.waits_for(next));
-        if !awaited {
-            return;
-        }
-        let mut changes = std::mem::take(&mut self.unwritten);
-        if planted(Planted::IntentNotJournaled) && next > 1 {
-            changes.retain(|change| !matches!(change, Change::InFlight { .. }));
-        }
-        self.outstanding = Some(next);
-        self.next_sequence = next.saturating_add(1);
-        self.actions.push(Action::Write(Record { version: RECORD_VERSION, sequence: next, changes }));
+        let Some(record) = self.wal.next_record(self.bounds, now) else { return };
+        record.changes.iter().for_each(|change| self.told_next.acknowledge(change));
+        self.actions.push(Action::Write(record));
     }
 
     /// Answers the client: with the end once that is durable, or that the saga goes on once it has waited long enough.
     fn answer(&mut self, now: Millis) {
-        let end_is_durable = self.state().has_ended() && self.outstanding.is_none() && self.unwritten.is_empty();
-        if end_is_durable {
+        if self.state().has_ended() && self.wal.is_settled() {
             self.over = true;
             if let Some(reply) = self.progress.reply.clone().filter(|_| !self.answered) {
                 self.answered = true;
@@ -330,7 +326,8 @@ impl Saga {
             self.actions.push(Action::End(self.state()));
         } else if !self.answered && now >= self.client_waits_until() {
             self.answered = true;
-            self.actions.push(Action::Reply(self.still_working_reply()));
+            let reply = if self.ends_unsent { self.perhaps_unsent_reply() } else { self.still_working_reply() };
+            self.actions.push(Action::Reply(reply));
         } else if planted(Planted::ToldBeforeDone) && !self.answered && self.last_step_is_under_way() {
             self.answered = true;
             let reply = self.reply_at_end(SagaState::Completed);
@@ -400,6 +397,7 @@ impl Saga {
             step: &step.name,
             epoch: self.epoch,
             forwarded: self.progress.begun.as_ref().map_or(&[], |begun| &begun.forwarded),
+            depth: self.progress.begun.as_ref().map_or(1, |begun| begun.depth),
         }
     }
 }

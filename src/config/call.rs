@@ -14,6 +14,7 @@ use crate::definition::{Call, Retry};
 use crate::template::{BodyTemplate, Expression, Place, Reads, Scope, Template};
 
 const DEFAULT_PER_TRY_TIMEOUT: Duration = Duration::from_secs(5);
+const DEFAULT_KEY_LIFETIME: Duration = Duration::from_secs(24 * 60 * 60);
 const DEFAULT_MAX_ATTEMPTS: u32 = 3;
 const DEFAULT_BASE_INTERVAL: Duration = Duration::from_millis(50);
 const DEFAULT_MAX_INTERVAL: Duration = Duration::from_secs(5);
@@ -23,6 +24,7 @@ const DEFAULT_MAX_INTERVAL: Duration = Duration::from_secs(5);
 pub(super) struct Inherited {
     target: Option<Target>,
     per_try_timeout: Option<Duration>,
+    key_lifetime: Option<Duration>,
 }
 
 /// Which call of a step is read.
@@ -49,6 +51,7 @@ pub(super) fn call(
         headers,
         body: given_body,
         per_try_timeout,
+        key_lifetime,
         retry,
         success,
         rejected,
@@ -68,6 +71,11 @@ pub(super) fn call(
         (None, Part::Compensation(inherited)) => inherited.per_try_timeout,
         (Some(given), _) => given.open(errors).map(|given| given.value.0),
     };
+    let key_lifetime = match (key_lifetime, part) {
+        (None, Part::Transaction) => Some(DEFAULT_KEY_LIFETIME),
+        (None, Part::Compensation(inherited)) => inherited.key_lifetime,
+        (Some(given), _) => given.open(errors).map(|given| given.value.0),
+    };
     let retry = retry_of(retry, part, errors);
     let success = unless_faulty(success, errors, |source, errors| predicate(&source, errors));
     let rejected = unless_faulty(rejected, errors, |source, errors| predicate(&source, errors));
@@ -81,12 +89,13 @@ pub(super) fn call(
             headers: headers?,
             body: body?,
             per_try_timeout: per_try_timeout?,
+            key_lifetime: key_lifetime?,
             retry: retry?,
             success: success?,
             rejected: rejected?,
         })
     })();
-    (call, Inherited { target, per_try_timeout })
+    (call, Inherited { target, per_try_timeout, key_lifetime })
 }
 
 fn method_of(method: Option<Located<String>>, here: &str, errors: &mut Errors) -> Option<String> {

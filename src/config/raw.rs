@@ -239,8 +239,8 @@ pub(super) struct RawStep {
     #[cfg_attr(feature = "schema", schemars(with = "RawCall"))]
     #[deserr(default)]
     pub(super) transaction: Option<Located<RawCall>>,
-    /// What undoes it. `cluster`, `destination`, `authority` and `per_try_timeout` are the transaction's where they are
-    /// left out. Default: there is nothing to undo.
+    /// What undoes it. `cluster`, `destination`, `authority`, `per_try_timeout` and `key_lifetime` are the transaction's
+    /// where they are left out. Default: there is nothing to undo.
     #[deserr(default)]
     pub(super) compensation: Option<Located<RawCall>>,
 }
@@ -277,10 +277,14 @@ pub(super) struct RawCall {
     /// Longest time of one attempt. Default: 5s.
     #[deserr(default)]
     pub(super) per_try_timeout: Option<Located<Period>>,
+    /// For how long the participant keeps an idempotency key: no transaction is sent later than that after its first
+    /// attempt. Default: 24h.
+    #[deserr(default)]
+    pub(super) key_lifetime: Option<Located<Period>>,
     /// How attempts follow each other.
     #[deserr(default)]
     pub(super) retry: Option<Located<RawRetry>>,
-    /// CEL over `response`. Default: 2xx; of compensations also 404 and 410 where the outcome was unknown.
+    /// CEL over `response`. Default: 2xx; of compensations also 410, and 404 where there need be nothing to undo.
     #[deserr(default)]
     pub(super) success: Option<Located<String>>,
     /// CEL over `response`: the participant certainly did nothing and never will; tried after `success`.

@@ -17,7 +17,7 @@ impl<J: Journal> Coordinator<J> {
     pub(super) fn resume(&mut self, host: &mut impl Host, orphan: Orphan, now: Millis) {
         let id = orphan.progress.begun.as_ref().map(|begun| begun.id.clone()).unwrap_or_default();
         let epoch = orphan.epoch;
-        match Saga::resume(orphan.into(), now) {
+        match Saga::resume(orphan.resume(self.journal.bounds()), now) {
             Ok((saga, actions)) => {
                 log::debug!("saga {id} is {}, and goes on here in epoch {epoch}", saga.state().name());
                 host.count(Counter::TakenOver);

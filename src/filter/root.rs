@@ -236,7 +236,7 @@ fn callout_result(num_headers: usize, body_size: usize, max_body: usize) -> Atte
     } else {
         hostcalls::get_buffer(BufferType::HttpCallResponseBody, 0, body_size).ok().flatten()
     };
-    AttemptResult::Answered(ParticipantResponse { code, headers, body })
+    AttemptResult::of(ParticipantResponse { code, headers, body })
 }
 
 fn set_tick_period(period: Duration) {

@@ -5,7 +5,7 @@ use super::{
     StartKey,
 };
 use crate::config::{self, Configuration};
-use crate::saga::{AttemptResult, Millis};
+use crate::saga::{AttemptResult, Bounds, Millis};
 
 /// One of the journals.
 #[derive(Debug)]
@@ -41,6 +41,10 @@ macro_rules! of_either {
 }
 
 impl Journal for AnyJournal {
+    fn bounds(&self) -> Bounds {
+        of_either!(self, journal => journal.bounds())
+    }
+
     fn write(&mut self, store: &mut impl SharedData, entry: Entry<'_>) -> Acknowledgement {
         of_either!(self, journal => journal.write(store, entry))
     }

@@ -39,7 +39,7 @@ use self::write::{AfterTheLease, Kept};
 use super::{Acknowledgement, Entry, Fate, Found, Journal, JournalCall, News, Ownership, SharedData, StartKey};
 use crate::definition::EtcdSettings;
 use crate::planted::{Planted, planted};
-use crate::saga::{AttemptResult, Millis, SagaId};
+use crate::saga::{AttemptResult, Bounds, Millis, SagaId};
 
 mod answer;
 mod api;
@@ -60,6 +60,10 @@ mod write;
 /// A member of etcd that has just gone takes its share of the calls until Envoy knows: another may take the next. One that
 /// is too busy may be less so in a moment.
 const NOT_NOW_BEFORE_REFUSED: u32 = 3;
+
+/// etcd takes requests of 1.5 MiB by default, and a record goes with its saga's head. A takeover reads all records of a
+/// saga at once, and etcd before 3.4.17 gives answers of 4 MiB at most.
+const BOUNDS: Bounds = Bounds { record_bytes: 1 << 20, saga_bytes: 3 << 20 };
 
 /// How long to wait after so many failures in a row.
 fn back_off_ms(failures: u32) -> Millis {
@@ -252,6 +256,10 @@ fn millis(duration: std::time::Duration) -> Millis {
 }
 
 impl Journal for EtcdJournal {
+    fn bounds(&self) -> Bounds {
+        BOUNDS
+    }
+
     fn write(&mut self, _store: &mut impl SharedData, entry: Entry<'_>) -> Acknowledgement {
         let acknowledgement = self.keep(entry);
         match acknowledgement {

@@ -42,6 +42,14 @@ impl Problem {
         reply
     }
 
+    /// The answer where it is not known whether a saga has begun.
+    pub fn fate_unknown(detail: &str) -> Reply {
+        let title = "Whether a saga has begun is not known";
+        let mut reply = Problem::new(503, "fate-unknown", title, detail.to_owned()).into_reply();
+        reply.headers.push(("retry-after".to_owned(), "1".to_owned()));
+        reply
+    }
+
     /// The answer that carries the problem.
     pub fn into_reply(self) -> Reply {
         let mut document = json!({
@@ -59,6 +67,12 @@ impl Problem {
 }
 
 impl Reply {
+    /// Bytes that it holds, about.
+    pub fn held_bytes(&self) -> usize {
+        let headers = self.headers.iter().map(|(name, value)| name.len().saturating_add(value.len()));
+        headers.sum::<usize>().saturating_add(self.body.as_ref().map_or(0, String::len))
+    }
+
     /// Removes a body from an answer that must have none: to a proxy, one after 204 or 304 is the next answer.
     pub(super) fn without_forbidden_body(mut self) -> Reply {
         if matches!(self.status, 204 | 205 | 304) {

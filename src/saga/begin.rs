@@ -5,8 +5,9 @@ use std::sync::Arc;
 use serde_json::Value as Json;
 
 use super::attempts::Runtime;
+use super::forward::NotStarted;
 use super::record::{Begun, Change, Progress};
-use super::{Action, Millis, Saga, SagaId};
+use super::{Action, Bounds, Millis, Saga, SagaId, Told, Wal};
 use crate::definition::Definition;
 use crate::planted::{Planted, planted};
 
@@ -23,6 +24,10 @@ pub struct Begin {
     pub request: Json,
     /// Headers of the client's request that go with every call.
     pub forwarded: Vec<(String, String)>,
+    /// How deep it is in sagas that call each other: 1 where no saga has called.
+    pub depth: u8,
+    /// What the journal takes.
+    pub bounds: Bounds,
 }
 
 /// The client's request does not give what the first steps need. Nothing was sent and there is no saga.
@@ -32,6 +37,8 @@ pub struct BeginRefused {
     pub step: String,
     /// Where in the step, which expression, and why.
     pub reason: String,
+    /// The request is not wrong, but what the step would send is larger than the journal takes.
+    pub is_too_large: bool,
 }
 
 impl std::fmt::Display for BeginRefused {
@@ -54,30 +61,36 @@ impl Saga {
             epoch: begin.epoch,
             progress: Progress::new(definition.steps.iter().map(|step| step.name.as_str())),
             runtime: definition.steps.iter().map(|_| Runtime::default()).collect(),
-            unwritten: Vec::new(),
-            next_sequence: 1,
-            outstanding: None,
-            durable: 0,
+            wal: Wal::after(0),
+            bounds: begin.bounds,
+            told: Told::nothing(definition.steps.len()),
+            told_next: Told::nothing(definition.steps.len()),
             begun_too_late: false,
+            ends_unsent: false,
             compensating_since: 0,
-            stuck: None,
             answered: false,
             over: false,
             actions: Vec::new(),
             definition: Arc::clone(&definition),
         };
-        saga.change(Change::Begun(Begun {
+        let begun = Begun {
             id: begin.id,
             definition: definition.name.clone(),
             request: definition.reads.project(&["request"], &begin.request),
             forwarded: begin.forwarded,
             begun_at: now,
             deadline: now.saturating_add(deadline_ms),
-        }));
+            depth: begin.depth,
+        };
+        saga.change(Change::Begun(begun), now);
         for (index, step) in definition.steps.iter().enumerate() {
             let later = planted(Planted::OneAfterAnother) && index > 0;
             if step.after.is_empty() && !later {
-                saga.start(index).map_err(|reason| BeginRefused { step: step.name.clone(), reason })?;
+                saga.start(index, now).map_err(|error| BeginRefused {
+                    step: step.name.clone(),
+                    is_too_large: matches!(error, NotStarted::TooLarge { .. }),
+                    reason: error.to_string(),
+                })?;
             }
         }
         saga.advance(now);

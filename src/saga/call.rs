@@ -7,6 +7,9 @@ use crate::definition::{Call, StepIndex};
 use crate::planted::{Planted, planted};
 use crate::template::{Facts, Reads, RenderError};
 
+/// How deep sagas may call each other: a saga whose participant is its own proxy would begin others without end.
+pub const MAX_DEPTH: u8 = 8;
+
 /// Which of a step's two calls.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
 pub enum CallKind {
@@ -191,6 +194,8 @@ pub struct Envelope<'a> {
     pub epoch: u32,
     /// Headers of the client's request that go with every call.
     pub forwarded: &'a [(String, String)],
+    /// `saga-depth`.
+    pub depth: u8,
 }
 
 impl Envelope<'_> {
@@ -199,8 +204,8 @@ impl Envelope<'_> {
         format!("{}.{}.{}", self.saga_id, self.step, kind.key_suffix())
     }
 
-    /// Adds to a rendered call what this attempt of it carries.
-    pub fn attempt(&self, id: CallId, request: &Request) -> OutgoingCall {
+    /// Adds to a rendered call what this attempt of it carries. `left_ms` is for how long it is of use.
+    pub fn attempt(&self, id: CallId, request: &Request, left_ms: u64) -> OutgoingCall {
         let mut headers: Vec<(String, String)> = [
             (":method", request.method.as_str()),
             (":path", &request.path),
@@ -215,6 +220,9 @@ impl Envelope<'_> {
         .collect();
         headers.push(("saga-attempt".to_owned(), id.attempt.to_string()));
         headers.push(("saga-epoch".to_owned(), self.epoch.to_string()));
+        let depth = if planted(Planted::DepthIgnored) { 1 } else { self.depth };
+        headers.push(("saga-depth".to_owned(), depth.to_string()));
+        headers.push(("saga-deadline".to_owned(), left_ms.to_string()));
         let mut key = self.idempotency_key(id.kind);
         if planted(Planted::KeyChangesWithAttempt) && id.attempt > 1 {
             key = format!("{key}.{}", id.attempt);

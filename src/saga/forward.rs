@@ -3,10 +3,37 @@
 use super::attempts::Activity;
 use super::call::{Request, reads_any};
 use super::record::{Cause, Change, Settlement};
-use super::{Millis, Saga, SagaState, StepState};
+use super::{Bounds, Millis, Saga, SagaState, StepState};
 use crate::definition::{Step, StepIndex};
 use crate::planted::{Planted, planted};
 use crate::template::Expression;
+
+/// Why a step was not started.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(super) enum NotStarted {
+    /// A template cannot be rendered, or the condition cannot be evaluated: which one, and why.
+    NotRendered(String),
+    /// What it sends is larger than the journal takes.
+    TooLarge {
+        /// As JSON.
+        bytes: usize,
+    },
+}
+
+impl From<String> for NotStarted {
+    fn from(reason: String) -> NotStarted {
+        NotStarted::NotRendered(reason)
+    }
+}
+
+impl std::fmt::Display for NotStarted {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        match self {
+            NotStarted::NotRendered(reason) => f.write_str(reason),
+            NotStarted::TooLarge { bytes } => write!(f, "its calls are larger than the journal takes: {bytes} bytes"),
+        }
+    }
+}
 
 /// What of a compensation can only be rendered once its transaction was answered.
 const ANSWER: &[&str] = &["transaction", "response"];
@@ -15,16 +42,17 @@ impl Saga {
     pub(super) fn go_forward(&mut self, now: Millis) {
         if now >= self.deadline() {
             let reason = format!("the deadline of {:?} passed", self.definition.deadline);
-            return self.begin_compensating(Cause { failed_step: None, reason }, now);
+            return self.begin_compensating(Cause { failed_step: None, reason, at: Some(now) }, now);
         }
         if let Some(failed) = self.failed_step() {
-            return self.begin_compensating(self.cause_of(failed), now);
+            return self.begin_compensating(self.cause_of(failed, now), now);
         }
         // A step that is skipped may let the next one start, so this repeats until nothing moves.
-        while let Some(ready) = self.ready_step() {
-            if let Err(reason) = self.start(ready) {
-                self.change(Change::Settled { step: ready, settlement: Settlement::Rejected { reason } });
-                return self.begin_compensating(self.cause_of(ready), now);
+        while let Some(ready) = self.ready_step(now) {
+            if let Err(error) = self.start(ready, now) {
+                let settlement = Settlement::Rejected { reason: error.to_string() };
+                self.change(Change::Settled { step: ready, settlement }, now);
+                return self.begin_compensating(self.cause_of(ready, now), now);
             }
         }
         if self.progress.steps.iter().all(|step| step.state.lets_successors_start()) {
@@ -32,13 +60,13 @@ impl Saga {
         }
     }
 
-    fn ready_step(&self) -> Option<StepIndex> {
+    fn ready_step(&self, now: Millis) -> Option<StepIndex> {
         let may_start = |step: &Step| {
             step.after.iter().all(|before| self.step_state(*before).is_some_and(StepState::lets_successors_start))
         };
         let waits = |index: StepIndex| self.step_state(index) == Some(StepState::Waiting);
         // Started on a copy, a step shows whether it can be rendered.
-        let jumps = |index: StepIndex| planted(Planted::AfterIgnored) && self.clone().start(index).is_ok();
+        let jumps = |index: StepIndex| planted(Planted::AfterIgnored) && self.clone().start(index, now).is_ok();
         if planted(Planted::OneAfterAnother) && self.progress.steps.iter().any(|step| step.state == StepState::InFlight)
         {
             return None;
@@ -52,7 +80,7 @@ impl Saga {
         self.progress.steps.iter().position(|step| failed(step.state))
     }
 
-    fn cause_of(&self, failed: StepIndex) -> Cause {
+    fn cause_of(&self, failed: StepIndex, now: Millis) -> Cause {
         let reason = self.progress.steps.get(failed).map_or_else(String::new, |step| {
             let why = step.reason.as_deref().unwrap_or_default();
             match step.state {
@@ -60,32 +88,35 @@ impl Saga {
                 _ => format!("step `{}` was rejected: {why}", step.name),
             }
         });
-        Cause { failed_step: Some(failed), reason }
+        Cause { failed_step: Some(failed), reason, at: Some(now) }
     }
 
     fn begin_compensating(&mut self, cause: Cause, now: Millis) {
-        self.change(Change::Compensating(cause));
+        self.change(Change::Compensating(cause), now);
         self.compensating_since = now;
     }
 
-    /// Starts a step whose turn has come: skips it, or renders what it sends and records the intent. The error says
-    /// which template could not be rendered; nothing has changed then.
-    pub(super) fn start(&mut self, index: StepIndex) -> Result<(), String> {
+    /// Starts a step whose turn has come: skips it, or renders what it sends and records the intent. After an error
+    /// nothing has changed.
+    pub(super) fn start(&mut self, index: StepIndex, now: Millis) -> Result<(), NotStarted> {
         let definition = std::sync::Arc::clone(&self.definition);
         let Some(step) = definition.steps.get(index) else { return Ok(()) };
         if let Some(when) = &step.when
             && !self.condition_holds(when)?
             && !planted(Planted::WhenIgnored)
         {
-            self.change(Change::Skipped { step: index });
+            self.change(Change::Skipped { step: index }, now);
             return Ok(());
         }
         let request = self.render(&step.transaction, None).map_err(|error| format!("transaction.{error}"))?;
-        let early_compensation = self.render_early(step, &request)?;
-        let sequence = self.change(Change::InFlight { step: index, request: Some(Box::new(request)) });
+        let compensation = self.render_early(step, &request)?;
+        let intent = Change::InFlight { step: index, request: Some(Box::new(request)), compensation, at: Some(now) };
+        if self.bounds != Bounds::NONE && intent.bytes() > self.bounds.record_bytes {
+            return Err(NotStarted::TooLarge { bytes: intent.bytes() });
+        }
+        let recorded = self.change(intent, now);
         if let Some(runtime) = self.runtime.get_mut(index) {
-            runtime.early_compensation = early_compensation;
-            runtime.transaction.activity = Activity::AwaitingRecord(sequence);
+            runtime.transaction.activity = Activity::AwaitingRecord(recorded);
         }
         Ok(())
     }

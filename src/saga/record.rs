@@ -2,7 +2,7 @@
 //!
 //! A record is a list of changes. The live saga makes every change through [`Progress::apply`] before it collects it
 //! into a record, and a replay calls the same function, so replaying any prefix of the records gives the state that
-//! wrote them. Attempts and back-offs are not recorded: nothing grows with their number.
+//! wrote them. Back-offs are not recorded, and of attempts only so many that nothing grows with their number.
 
 use serde::{Deserialize, Serialize};
 use serde_json::{Map, Value as Json};
@@ -28,6 +28,11 @@ pub struct Record {
 }
 
 impl Record {
+    /// A record of this version.
+    pub fn new(sequence: u64, changes: Vec<Change>) -> Record {
+        Record { version: RECORD_VERSION, sequence, changes }
+    }
+
     /// Whether it is the saga's last.
     pub fn ends(&self) -> bool {
         self.changes.iter().any(|change| matches!(change, Change::Ended { .. }))
@@ -51,6 +56,22 @@ pub enum Change {
         step: StepIndex,
         /// The rendered transaction; none where an earlier change carried it.
         request: Option<Box<Request>>,
+        /// The compensation, where it was rendered before the transaction is sent: it is never rendered again. None:
+        /// there is nothing to undo, it needs the participant's answer, or an earlier change carried it.
+        #[serde(default, skip_serializing_if = "Option::is_none")]
+        compensation: Option<Box<Request>>,
+        /// Wall time of the change: no attempt was made before it. Version 1 did not say it.
+        #[serde(default, skip_serializing_if = "Option::is_none")]
+        at: Option<Millis>,
+    },
+    /// Attempts of the step's transaction have been made, and have not settled it.
+    Attempted {
+        /// Index of the step.
+        step: StepIndex,
+        /// How many, in all epochs.
+        sent: u32,
+        /// One of them came to unknown.
+        unknown: bool,
     },
     /// The step settled.
     Settled {
@@ -71,6 +92,8 @@ pub enum Change {
         /// Index of the step.
         step: StepIndex,
     },
+    /// The saga does not get on by itself. It is still tried.
+    Stuck(Stuck),
     /// The saga ended, and this is what its client gets.
     Ended {
         /// `Completed` or `Compensated`.
@@ -98,6 +121,14 @@ pub struct Begun {
     pub begun_at: Millis,
     /// Wall time past which no transaction is attempted.
     pub deadline: Millis,
+    /// How deep it is in sagas that call each other: 1 where no saga has called. Version 1 did not say it.
+    #[serde(default = "outermost")]
+    pub depth: u8,
+}
+
+// As serde wants it.
+fn outermost() -> u8 {
+    1
 }
 
 /// How a step's transaction came out.
@@ -108,7 +139,7 @@ pub enum Settlement {
     Succeeded {
         /// What later expressions read of the step: `request` and `response`.
         kept: Json,
-        /// The rendered compensation; none where there is nothing to undo.
+        /// The rendered compensation; none where there is nothing to undo, or where it was recorded before.
         compensation: Option<Box<Request>>,
     },
     /// It was certainly not done.
@@ -120,12 +151,96 @@ pub enum Settlement {
     Unknown {
         /// Why, for people.
         reason: String,
-        /// The rendered compensation; none where there is nothing to undo, or where it needs the participant's answer.
+        /// The rendered compensation; none where there is nothing to undo, where it was recorded before, or where it
+        /// needs the participant's answer.
         compensation: Option<Box<Request>>,
     },
 }
 
+impl Change {
+    /// Its length as JSON, in bytes, and a little more: exact where it is large.
+    pub fn bytes(&self) -> usize {
+        length(self, self.held_bytes())
+    }
+
+    /// Bytes that it holds, about.
+    pub fn held_bytes(&self) -> usize {
+        let of = |request: &Option<Box<Request>>| request.as_deref().map_or(0, Request::held_bytes);
+        match self {
+            Change::Begun(begun) => {
+                let forwarded = begun.forwarded.iter().map(|(name, value)| name.len() + value.len() + 8);
+                text_bytes(&begun.request).saturating_add(forwarded.sum())
+            }
+            Change::InFlight { request, compensation, .. } => of(request).saturating_add(of(compensation)),
+            Change::Settled { settlement, .. } => settlement.held_bytes(),
+            Change::Compensating(cause) => cause.reason.len(),
+            Change::Stuck(stuck) => stuck.reason.len(),
+            Change::Ended { reply, .. } => reply.held_bytes(),
+            Change::Skipped { .. }
+            | Change::Attempted { .. }
+            | Change::StepCompensating { .. }
+            | Change::StepCompensated { .. } => 0,
+        }
+    }
+}
+
+/// Below it a change is not measured exactly.
+const CERTAINLY_SMALL_BYTES: usize = 4 << 10;
+
+/// About how long a value is as JSON, in bytes.
+pub fn text_bytes(value: &Json) -> usize {
+    match value {
+        Json::Null | Json::Bool(_) => 5,
+        Json::Number(_) => 24,
+        Json::String(text) => text.len() + 3,
+        Json::Array(items) => items.iter().map(text_bytes).sum::<usize>() + 2,
+        Json::Object(members) => {
+            members.iter().map(|(name, member)| name.len() + 4 + text_bytes(member)).sum::<usize>() + 2
+        }
+    }
+}
+
+/// How long a value is as JSON, in bytes, and a little more: exact where what it holds is large.
+fn length(value: &impl Serialize, held_bytes: usize) -> usize {
+    // Text may grow sixfold as JSON (`\u0000`), and what stands around it is short.
+    let most = held_bytes.saturating_mul(6).saturating_add(512);
+    if most <= CERTAINLY_SMALL_BYTES { most } else { json_length(value) }
+}
+
+fn json_length(value: &impl Serialize) -> usize {
+    struct Counter(usize);
+    impl std::io::Write for Counter {
+        fn write(&mut self, bytes: &[u8]) -> std::io::Result<usize> {
+            self.0 = self.0.saturating_add(bytes.len());
+            Ok(bytes.len())
+        }
+        fn flush(&mut self) -> std::io::Result<()> {
+            Ok(())
+        }
+    }
+    let mut counter = Counter(0);
+    match serde_json::to_writer(&mut counter, value) {
+        Ok(()) => counter.0,
+        // Nothing that is recorded can fail to become JSON.
+        Err(_) => usize::MAX,
+    }
+}
+
 impl Settlement {
+    /// Its length as JSON, in bytes, and a little more: exact where it is large.
+    pub fn bytes(&self) -> usize {
+        length(self, self.held_bytes())
+    }
+
+    fn held_bytes(&self) -> usize {
+        let of = |request: &Option<Box<Request>>| request.as_deref().map_or(0, Request::held_bytes);
+        match self {
+            Settlement::Succeeded { kept, compensation } => text_bytes(kept).saturating_add(of(compensation)),
+            Settlement::Unknown { reason, compensation } => reason.len().saturating_add(of(compensation)),
+            Settlement::Rejected { reason } => reason.len(),
+        }
+    }
+
     /// The state of a step that settled so.
     pub fn state(&self) -> StepState {
         match self {
@@ -143,6 +258,18 @@ pub struct Cause {
     pub failed_step: Option<StepIndex>,
     /// For people.
     pub reason: String,
+    /// Wall time of the decision. Version 1 did not say it.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub at: Option<Millis>,
+}
+
+/// That a saga does not get on by itself.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Stuck {
+    /// Wall time since which it does not.
+    pub since: Millis,
+    /// For people.
+    pub reason: String,
 }
 
 /// The recorded part of a saga: what a replay restores.
@@ -158,6 +285,8 @@ pub struct Progress {
     pub facts: Map<String, Json>,
     /// Set once the saga compensates.
     pub cause: Option<Cause>,
+    /// Set once the saga did not get on by itself.
+    pub stuck: Option<Stuck>,
     /// Set once the saga has ended.
     pub reply: Option<Reply>,
 }
@@ -177,6 +306,12 @@ pub struct StepProgress {
     pub settled_unknown: bool,
     /// Why the step was rejected or is unknown.
     pub reason: Option<String>,
+    /// Wall time before which no attempt of the transaction was made, once one was about to be.
+    pub first_attempt_at: Option<Millis>,
+    /// Attempts of the transaction that were recorded.
+    pub attempts: u32,
+    /// One of them came to unknown.
+    pub saw_unknown: bool,
 }
 
 impl Progress {
@@ -188,6 +323,7 @@ impl Progress {
             steps: names.map(StepProgress::new).collect(),
             facts: Map::new(),
             cause: None,
+            stuck: None,
             reply: None,
         }
     }
@@ -202,12 +338,20 @@ impl Progress {
                 self.begun = Some(begun.clone());
             }
             Change::Skipped { step } => self.move_step(*step, StepState::Skipped)?,
-            Change::InFlight { step, request } => {
+            Change::InFlight { step, request, compensation, at } => {
                 self.move_step(*step, StepState::InFlight)?;
-                if let (Some(step), Some(request)) = (self.steps.get_mut(*step), request) {
-                    step.request = Some(request.clone());
+                if let Some(step) = self.steps.get_mut(*step) {
+                    replace_if_given(&mut step.request, request);
+                    replace_if_given(&mut step.compensation, compensation);
+                    step.first_attempt_at = step.first_attempt_at.or(*at);
                 }
             }
+            Change::Attempted { step, sent, unknown } => {
+                let step = self.step_in_flight(*step)?;
+                step.attempts = *sent;
+                step.saw_unknown |= *unknown;
+            }
+            Change::Stuck(stuck) => self.stuck = Some(stuck.clone()),
             Change::Settled { step, settlement } => self.settle(*step, settlement)?,
             Change::Compensating(cause) => {
                 self.state = self.state.next(SagaState::Compensating)?;
@@ -233,7 +377,7 @@ impl Progress {
         let Some(step) = self.steps.get_mut(index) else { return Ok(()) };
         match settlement {
             Settlement::Succeeded { kept, compensation } => {
-                step.compensation = compensation.clone();
+                replace_if_given(&mut step.compensation, compensation);
                 step.settled_unknown = false;
                 self.facts.insert(step.name.clone(), kept.clone());
             }
@@ -242,12 +386,19 @@ impl Progress {
                 step.reason = Some(reason.clone());
             }
             Settlement::Unknown { reason, compensation } => {
-                step.compensation = compensation.clone();
+                replace_if_given(&mut step.compensation, compensation);
                 step.settled_unknown = true;
+                step.saw_unknown = true;
                 step.reason = Some(reason.clone());
             }
         }
         Ok(())
+    }
+
+    fn step_in_flight(&mut self, index: StepIndex) -> Result<&mut StepProgress, IllegalTransition> {
+        let illegal = |from: &'static str| IllegalTransition { of: "step", from, to: "attempted" };
+        let step = self.steps.get_mut(index).ok_or_else(|| illegal("missing"))?;
+        if step.state == StepState::InFlight { Ok(step) } else { Err(illegal(step.state.name())) }
     }
 
     fn move_step(&mut self, index: StepIndex, to: StepState) -> Result<(), IllegalTransition> {
@@ -267,6 +418,16 @@ impl StepProgress {
             compensation: None,
             settled_unknown: false,
             reason: None,
+            first_attempt_at: None,
+            attempts: 0,
+            saw_unknown: false,
         }
+    }
+}
+
+/// What an earlier change carried stays where this one carries nothing.
+fn replace_if_given(held: &mut Option<Box<Request>>, given: &Option<Box<Request>>) {
+    if let Some(given) = given {
+        *held = Some(given.clone());
     }
 }

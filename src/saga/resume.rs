@@ -2,14 +2,17 @@
 //!
 //! What was not recorded is not known. A step in flight may have been done: it is sent again under its key while the
 //! saga runs and the deadline allows, and is undone otherwise. A compensation may have been sent: it is sent again, and
-//! finding nothing to undo is a success then. Attempts are counted anew, under a higher epoch.
+//! finding nothing to undo may be a success then. Attempts are counted on, under a higher epoch.
+//!
+//! The participant may still be working on what the owner before had sent: its attempt is under way until its own timeout
+//! after the takeover. The transaction may be sent again meanwhile, for its key is the same; its compensation may not.
 
 use std::sync::Arc;
 
 use super::attempts::{Activity, Runtime};
-use super::call::Request;
+use super::call::{CallKind, Request};
 use super::record::Progress;
-use super::{Action, Millis, Saga, SagaState, StepState};
+use super::{Action, Bounds, Millis, Saga, SagaState, StepState, Told, Wal};
 use crate::definition::{Definition, StepIndex};
 use crate::planted::{Planted, planted};
 
@@ -24,6 +27,8 @@ pub struct Resume {
     pub sequence: u64,
     /// Higher than that of the owner before.
     pub epoch: u32,
+    /// What the journal takes.
+    pub bounds: Bounds,
 }
 
 /// The records are not those of a saga of this definition. Nothing may be done for it.
@@ -58,7 +63,7 @@ impl Saga {
     /// # Errors
     /// The records are not those of a saga of this definition.
     pub fn resume(resume: Resume, now: Millis) -> Result<(Saga, Vec<Action>), NotResumable> {
-        let Resume { definition, progress, sequence, epoch } = resume;
+        let Resume { definition, progress, sequence, epoch, bounds } = resume;
         if progress.begun.is_none() {
             return Err(NotResumable::NeverBegun);
         }
@@ -67,56 +72,81 @@ impl Saga {
             let recorded = progress.steps.into_iter().map(|step| step.name).collect();
             return Err(NotResumable::OtherSteps { recorded });
         }
+        let told = Told::of(&progress);
         let mut saga = Saga {
             epoch,
             runtime: definition.steps.iter().map(|_| Runtime::default()).collect(),
-            progress,
-            unwritten: Vec::new(),
-            next_sequence: sequence.saturating_add(1),
-            outstanding: None,
-            durable: sequence,
+            wal: Wal::after(sequence),
+            bounds,
+            told_next: told.clone(),
+            told,
             begun_too_late: false,
-            compensating_since: now,
-            stuck: None,
+            ends_unsent: false,
+            compensating_since: progress.cause.as_ref().and_then(|cause| cause.at).unwrap_or(now),
+            progress,
             answered: false,
             over: false,
             actions: Vec::new(),
             definition,
         };
         for index in saga.step_indices() {
-            saga.resume_step(index);
+            saga.resume_step(index, now);
         }
         saga.advance(now);
         let actions = std::mem::take(&mut saga.actions);
         Ok((saga, actions))
     }
 
-    fn resume_step(&mut self, index: StepIndex) {
-        let Some(state) = self.step_state(index) else { return };
+    fn resume_step(&mut self, index: StepIndex, now: Millis) {
+        let Some(progress) = self.progress.steps.get(index) else { return };
+        let (state, attempts, saw_unknown) = (progress.state, progress.attempts, progress.saw_unknown);
         let compensating = self.state() == SagaState::Compensating;
-        let early_compensation = if state == StepState::InFlight { self.render_early_again(index) } else { None };
-        let needs_answer = self.has_compensation(index) && early_compensation.is_none();
+        let is_unrecorded = state == StepState::InFlight && progress.compensation.is_none();
+        let rendered_again = if is_unrecorded { self.render_early_again(index) } else { None };
+        let needs_answer = self.needs_answer(index) && rendered_again.is_none();
+        let until = |timeout_ms: u32| now.saturating_add(timeout_ms.into());
+        let busy_until = until(self.timeout_ms(index, CallKind::Transaction));
+        let compensation_busy_until = until(self.timeout_ms(index, CallKind::Compensation));
         let Some(runtime) = self.runtime.get_mut(index) else { return };
+        if !planted(Planted::AttemptsForgottenAtTakeover) {
+            runtime.transaction.sent = attempts;
+        }
+        // When the owner before had sent what came to unknown is not known.
+        if state == StepState::InFlight || saw_unknown {
+            runtime.transaction.busy_until = busy_until;
+        }
         match state {
             StepState::InFlight => {
-                runtime.early_compensation = early_compensation;
+                runtime.rendered_again = rendered_again;
+                runtime.transaction.sent = runtime.transaction.sent.max(1);
                 runtime.transaction.saw_unknown = !planted(Planted::InFlightTakenForNotSent);
                 runtime.transaction.reason = OWNER_GONE.to_owned();
                 // While the saga compensates only what must be known to undo it is asked for again; the rest settles.
                 runtime.resolving = compensating && needs_answer;
                 runtime.transaction.activity = Activity::BackingOff;
+                runtime.inherited_until = Some(busy_until);
             }
             StepState::Compensating => {
+                runtime.compensation.sent = 1;
                 runtime.compensation.saw_unknown = true;
                 runtime.compensation.reason = OWNER_GONE.to_owned();
                 runtime.compensation.activity = Activity::BackingOff;
+                runtime.compensation.busy_until = compensation_busy_until;
             }
-            _ => {}
+            _ => runtime.transaction.saw_unknown = saw_unknown,
+        }
+        if planted(Planted::InheritedAttemptNotAwaited) {
+            runtime.inherited_until = None;
+        }
+        let used_up = self.step(index).and_then(|step| step.transaction.retry.max_attempts);
+        let used_up = used_up.is_some_and(|max| self.runtime.get(index).is_some_and(|one| one.transaction.sent >= max));
+        if state == StepState::InFlight && !compensating && used_up {
+            self.give_up(index, OWNER_GONE.to_owned(), now);
         }
     }
 
-    /// A compensation that does not read the answer was rendered before the transaction was sent, and is not recorded
-    /// until the step settles. The same values give the same call.
+    /// A compensation that does not read the answer was rendered before the transaction was sent. Version 1 did not record
+    /// it until the step settled. The same values give the same call.
     fn render_early_again(&self, index: StepIndex) -> Option<Box<Request>> {
         let step = self.step(index)?;
         let request = self.progress.steps.get(index)?.request.as_deref()?;

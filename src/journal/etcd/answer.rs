@@ -3,6 +3,7 @@
 use serde::Deserialize;
 use serde::de::DeserializeOwned;
 
+use crate::facts::ParticipantResponse;
 use crate::saga::AttemptResult;
 
 /// What came of a call to etcd.
@@ -106,6 +107,7 @@ pub(super) fn read<T: DeserializeOwned>(result: &AttemptResult) -> Answer<T> {
     let answer = match result {
         AttemptResult::NotSent(_) => return Answer::NotNow(UNREACHABLE),
         AttemptResult::NoAnswer => return Answer::Unknown("no answer, or one that was cut short".to_owned()),
+        AttemptResult::LocalReply(answer) => return read_local_reply(answer),
         AttemptResult::Answered(answer) => answer,
     };
     let body = answer.body.as_deref().unwrap_or_default();
@@ -125,24 +127,35 @@ pub(super) fn read<T: DeserializeOwned>(result: &AttemptResult) -> Answer<T> {
         }
         Ok(refusal) if refusal.is_definite() => Answer::Refused(refusal),
         Ok(refusal) => Answer::Unknown(refusal.to_string()),
-        Err(_) if answer.code == 503 && NO_CONNECTION.iter().any(|text| body.starts_with(text.as_bytes())) => {
-            Answer::NotNow(UNREACHABLE)
-        }
         Err(_) => Answer::Unknown(format!("an answer of {}", answer.code)),
     }
+}
+
+/// Only what this Envoy says of itself tells that nothing was sent: a proxy on the way to etcd may say the same of a
+/// connection of its own.
+fn read_local_reply<T>(answer: &ParticipantResponse) -> Answer<T> {
+    let body = answer.body.as_deref().unwrap_or_default();
+    if answer.code == 503 && NO_CONNECTION.iter().any(|text| body.starts_with(text.as_bytes())) {
+        return Answer::NotNow(UNREACHABLE);
+    }
+    Answer::Unknown(format!("the proxy's own answer of {}", answer.code))
 }
 
 #[cfg(test)]
 mod tests {
     use super::super::api::TxnAnswer;
     use super::*;
-    use crate::facts::ParticipantResponse;
     use crate::saga::DispatchRefusal;
     use serde_json::json;
 
     fn answered(code: u16, body: &str) -> AttemptResult {
         let body = Some(body.as_bytes().to_vec());
         AttemptResult::Answered(ParticipantResponse { code, headers: Vec::new(), body })
+    }
+
+    fn local(code: u16, body: &str) -> AttemptResult {
+        let body = Some(body.as_bytes().to_vec());
+        AttemptResult::LocalReply(ParticipantResponse { code, headers: Vec::new(), body })
     }
 
     fn came_to(result: &AttemptResult) -> &'static str {
@@ -177,10 +190,13 @@ mod tests {
             (answered(503, &error(14, "etcdserver: request timed out")), "unknown"),
             (answered(503, &error(14, "etcdserver: leader changed")), "unknown"),
             (answered(500, &error(13, "internal")), "unknown"),
-            (answered(503, &format!("{connect}remote connection failure, transport failure reason: x")), "not now"),
-            (answered(503, "no healthy upstream"), "not now"),
-            (answered(503, &format!("{connect}connection termination")), "unknown"),
-            (answered(504, "upstream request timeout"), "unknown"),
+            (local(503, &format!("{connect}remote connection failure, transport failure reason: x")), "not now"),
+            (local(503, "no healthy upstream"), "not now"),
+            (local(503, &format!("{connect}connection termination")), "unknown"),
+            (local(504, "upstream request timeout"), "unknown"),
+            // A proxy on the way to etcd can say it, too.
+            (answered(503, "no healthy upstream"), "unknown"),
+            (answered(503, &format!("{connect}remote connection failure, transport failure reason: x")), "unknown"),
             (AttemptResult::NoAnswer, "unknown"),
             (AttemptResult::NotSent(DispatchRefusal::Unavailable), "not now"),
         ];

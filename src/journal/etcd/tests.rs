@@ -124,6 +124,7 @@ fn begun(saga: &str, now: Millis) -> Change {
         forwarded: Vec::new(),
         begun_at: now,
         deadline: now + 10_000,
+        depth: 1,
     })
 }
 

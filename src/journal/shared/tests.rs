@@ -79,8 +79,9 @@ fn begun(saga: &str, definition: &str) -> Record {
         forwarded: Vec::new(),
         begun_at: 1,
         deadline: 10_001,
+        depth: 1,
     };
-    let in_flight = Change::InFlight { step: 0, request: None };
+    let in_flight = Change::InFlight { step: 0, request: None, compensation: None, at: None };
     Record { version: RECORD_VERSION, sequence: 1, changes: vec![Change::Begun(begun), in_flight] }
 }
 
@@ -89,7 +90,7 @@ fn later(sequence: u64, change: Change) -> Record {
 }
 
 fn compensating(sequence: u64) -> Record {
-    let cause = crate::saga::record::Cause { failed_step: None, reason: "late".to_owned() };
+    let cause = crate::saga::record::Cause { failed_step: None, reason: "late".to_owned(), at: None };
     later(sequence, Change::Compensating(cause))
 }
 

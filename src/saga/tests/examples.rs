@@ -5,6 +5,7 @@ use serde_json::json;
 use super::super::*;
 use super::definitions::{by_id, by_key, forward_only, load, trip};
 use super::world::{Behaviour, World, begin, end, header, until_sent};
+use crate::facts::ParticipantResponse;
 
 fn one(step: Json) -> Arc<Definition> {
     load(json!({"steps": [step]}))
@@ -130,15 +131,15 @@ fn an_unknown_cluster_while_resolving_says_nothing_of_what_was_done() {
 }
 
 #[test]
-fn a_refusal_after_an_unknown_attempt_leaves_the_step_unknown() {
+fn the_participants_own_word_after_an_unknown_attempt_says_that_nothing_was_done() {
     let mut world = begin(&one(by_key("flight", &[])));
     end(&mut world, "flight", Behaviour::Lose);
-    world.wait_until_due();
+    until_sent(&mut world);
     end(&mut world, "flight", Behaviour::Refuse);
     world.heal();
     world.check_end();
-    assert_eq!(world.sent_names(), ["flight.t", "flight.t", "flight.c"]);
-    assert_eq!(body(&world)["steps"]["flight"], "compensated");
+    assert_eq!(world.sent_names(), ["flight.t", "flight.t"]);
+    assert_eq!(body(&world)["steps"]["flight"], "rejected");
 }
 
 #[test]
@@ -200,12 +201,11 @@ fn too_many_requests_is_another_attempt_after_the_time_asked_for() {
     let mut world = begin(&one(by_id("hotel", &[])));
     let before = world.now;
     end(&mut world, "hotel", Behaviour::Unavailable);
-    world.wait_until_due();
+    until_sent(&mut world);
     assert!((2_000..=5_000).contains(&(world.now - before)), "{} ms", world.now - before);
-    for _ in 0..2 {
-        end(&mut world, "hotel", Behaviour::TooMany);
-        world.wait_until_due();
-    }
+    end(&mut world, "hotel", Behaviour::TooMany);
+    until_sent(&mut world);
+    end(&mut world, "hotel", Behaviour::TooMany);
     world.heal();
     world.check_end();
     assert_eq!(world.sent_names(), ["hotel.t"; 3], "they count, and a step never done needs no compensation");
@@ -378,6 +378,7 @@ fn a_first_404_is_a_refusal_where_the_transaction_is_known_to_have_succeeded() {
 fn the_client_is_told_that_the_saga_goes_on_five_seconds_past_the_deadline() {
     let mut world = begin(&trip());
     world.wait(10_000);
+    world.acknowledge();
     world.wait(4_999);
     assert!(world.reply.is_none());
     world.wait(1);

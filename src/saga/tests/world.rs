@@ -36,6 +36,10 @@ pub enum Behaviour {
     NoEndpoint,
     /// The proxy does not know the cluster.
     NoCluster,
+    /// A proxy on the path answers 404: it has no route.
+    NoRoute,
+    /// A proxy on the path answers 403.
+    Forbidden,
 }
 
 /// What a participant holds of one step.
@@ -58,6 +62,7 @@ pub struct World {
     records: Vec<Record>,
     durable: Progress,
     epoch: u32,
+    bounds: Bounds,
     /// Steps that an owner who has gone may have sent, for all the journal says.
     may_have_been_sent: BTreeSet<StepIndex>,
     held: BTreeMap<StepIndex, Held>,
@@ -66,6 +71,11 @@ pub struct World {
 impl World {
     /// Begins a saga at the time 1,000,000.
     pub fn begin(definition: &Arc<Definition>, body: &Json) -> Result<World, BeginRefused> {
+        World::begin_within(Bounds::NONE, definition, body)
+    }
+
+    /// The same, with a journal that takes so much.
+    pub fn begin_within(bounds: Bounds, definition: &Arc<Definition>, body: &Json) -> Result<World, BeginRefused> {
         let now = 1_000_000;
         let begin = Begin {
             definition: Arc::clone(definition),
@@ -73,6 +83,8 @@ impl World {
             epoch: 1,
             request: json!({"method": "POST", "path": "/trips", "headers": {}, "body": body}),
             forwarded: vec![("traceparent".to_owned(), "00-1-2-01".to_owned())],
+            depth: 1,
+            bounds,
         };
         let (saga, actions) = Saga::begin(begin, now)?;
         let names = definition.steps.iter().map(|step| step.name.as_str());
@@ -89,6 +101,7 @@ impl World {
             records: Vec::new(),
             durable,
             epoch: 1,
+            bounds,
             may_have_been_sent: BTreeSet::new(),
             held: BTreeMap::new(),
         };
@@ -162,6 +175,7 @@ impl World {
             progress: self.durable.clone(),
             sequence: self.records.len() as u64,
             epoch: self.epoch,
+            bounds: self.bounds,
         };
         let (saga, actions) = Saga::resume(resume, self.now).expect("the records are of this saga");
         self.saga = saga;
@@ -220,6 +234,9 @@ impl World {
             }
         }
         let reply = self.reply.as_ref().expect("the client was answered");
+        if is_of_unknown_fate(reply) {
+            return;
+        }
         if reply.status == 503 {
             assert!(ended == SagaState::Compensated && self.sent.is_empty(), "told that nothing was sent");
             return;
@@ -249,7 +266,7 @@ impl World {
                     if self.durable.state.has_ended() {
                         assert_eq!(self.durable.reply.as_ref(), Some(&reply), "told what the journal does not hold");
                     } else {
-                        assert_eq!(reply.status, 504, "told an end that is not durable");
+                        self.check_told_before_the_end(&reply);
                     }
                     self.reply = Some(reply);
                 }
@@ -260,6 +277,16 @@ impl World {
                 }
             }
         }
+    }
+
+    /// What goes on is told as the journal has it; or that it is not known whether there is a saga at all.
+    fn check_told_before_the_end(&self, reply: &Reply) {
+        if reply.status == 503 {
+            assert!(is_of_unknown_fate(reply), "told an end that is not durable");
+            return;
+        }
+        assert_eq!(reply.status, 504, "told an end that is not durable");
+        assert_eq!(header(&reply.headers, "saga-status"), self.durable.state.name(), "told what is not durable");
     }
 
     fn take_record(&mut self, record: Record) {
@@ -349,6 +376,10 @@ impl World {
     }
 }
 
+fn is_of_unknown_fate(reply: &Reply) -> bool {
+    reply.body.as_deref().is_some_and(|body| body.contains("urn:sagabox:problem:fate-unknown"))
+}
+
 /// The value of a header, which is there once.
 pub fn header<'a>(headers: &'a [(String, String)], name: &str) -> &'a str {
     let values: Vec<&str> =
@@ -362,6 +393,12 @@ fn answer(code: u16, body: &str) -> AttemptResult {
     AttemptResult::Answered(ParticipantResponse { code, headers, body: Some(body.as_bytes().to_vec()) })
 }
 
+/// What Envoy answers itself, after the attempt's time.
+fn timed_out() -> AttemptResult {
+    let body = Some(b"upstream request timeout".to_vec());
+    AttemptResult::LocalReply(ParticipantResponse { code: 504, headers: Vec::new(), body })
+}
+
 fn transaction(held: &mut Held, behaviour: Behaviour) -> AttemptResult {
     assert!(!held.compensated, "a transaction reached a participant that had compensated it");
     if let Some(result) = without_participant(behaviour) {
@@ -373,7 +410,7 @@ fn transaction(held: &mut Held, behaviour: Behaviour) -> AttemptResult {
     match behaviour {
         Behaviour::DoWithoutId => answer(201, "{}"),
         Behaviour::DoSilently => AttemptResult::NoAnswer,
-        Behaviour::DoButTimeOut => answer(504, "upstream request timeout"),
+        Behaviour::DoButTimeOut => timed_out(),
         Behaviour::Refuse if !done_before => answer(422, "{}"),
         Behaviour::Conflict if !done_before => answer(409, "{}"),
         _ => answer(201, r#"{"id": "b/1"}"#),
@@ -388,12 +425,13 @@ fn compensation(held: &mut Held, behaviour: Behaviour) -> AttemptResult {
     match behaviour {
         // A participant that has nothing to undo may say so.
         Behaviour::DoWithoutId if nothing_there => return answer(404, "{}"),
-        Behaviour::Refuse | Behaviour::Conflict => return answer(422, "{}"),
+        Behaviour::Refuse => return answer(422, "{}"),
+        Behaviour::Conflict => return answer(409, "{}"),
         _ => held.compensated = true,
     }
     match behaviour {
         Behaviour::DoSilently => AttemptResult::NoAnswer,
-        Behaviour::DoButTimeOut => answer(504, "upstream request timeout"),
+        Behaviour::DoButTimeOut => timed_out(),
         _ => answer(204, ""),
     }
 }
@@ -408,6 +446,8 @@ fn without_participant(behaviour: Behaviour) -> Option<AttemptResult> {
             AttemptResult::Answered(ParticipantResponse { code: 503, headers, body: None })
         }
         Behaviour::NoEndpoint => AttemptResult::NotSent(DispatchRefusal::Unavailable),
+        Behaviour::NoRoute => answer(404, "no route"),
+        Behaviour::Forbidden => answer(403, "RBAC: access denied"),
         Behaviour::NoCluster => AttemptResult::NotSent(DispatchRefusal::UnknownCluster),
         _ => return None,
     })

@@ -361,7 +361,7 @@ impl Vm for NativeVm {
                     let kept = body.len() <= worker.max_body || worker.coordinator.is_of_journal(token);
                     let body = kept.then_some(body);
                     code.map_or(AttemptResult::NoAnswer, |code| {
-                        AttemptResult::Answered(ParticipantResponse { code, headers, body })
+                        AttemptResult::of(ParticipantResponse { code, headers, body })
                     })
                 }
             };
