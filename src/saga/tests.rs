@@ -2,7 +2,11 @@
 
 mod definitions;
 mod examples;
+mod key_lifetime;
+mod large;
 mod late_begin;
+mod path_lies;
 mod properties;
 mod takeover;
+mod told;
 mod world;

@@ -78,7 +78,7 @@ impl Wal {
 
     /// Changes the last unwritten change that `find` takes, in place. False: there is none.
     pub(super) fn amend(&mut self, mut find: impl FnMut(&mut Change) -> bool) -> bool {
-        self.unwritten.iter_mut().rev().any(|change| find(change))
+        self.unwritten.iter_mut().rev().any(&mut find)
     }
 
     /// The changes that no record holds yet.

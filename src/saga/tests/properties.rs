@@ -36,6 +36,8 @@ fn behaviour() -> impl Strategy<Value = Behaviour> {
         Unavailable,
         NoEndpoint,
         NoCluster,
+        NoRoute,
+        Forbidden,
     ];
     prop_oneof![3 => Just(Do), 4 => proptest::sample::select(all.to_vec())]
 }

@@ -4,7 +4,7 @@ use serde_json::json;
 
 use super::super::*;
 use super::definitions::{by_id, by_key, load, trip};
-use super::world::{Behaviour, World, begin, end, header, until_sent};
+use super::world::{Behaviour, World, begin, end, header, until_sent, until_sent_and_written};
 use crate::facts::ParticipantResponse;
 
 #[test]
@@ -105,4 +105,88 @@ fn an_owner_that_takes_over_knows_which_compensations_were_not_sent() {
     assert!(matches!(world.reports.last(), Some(Report::Stuck { .. })), "{:?}", world.reports);
     world.heal();
     world.check_end();
+}
+
+/// Seen: takeover and compensation in the same millisecond, while the participant works on the dead owner's attempt.
+#[test]
+fn a_dead_owners_attempt_is_under_way_until_its_timeout_after_the_takeover() {
+    let mut hotel = by_key("hotel", &[]);
+    hotel["transaction"]["per_try_timeout"] = json!("3s");
+    let mut world = begin(&load(json!({"steps": [hotel, by_key("flight", &[])]})));
+    end(&mut world, "flight", Behaviour::Refuse);
+    world.acknowledge();
+    world.crash(Behaviour::DoSilently, true);
+    let taken_over = world.now;
+    assert_eq!(world.sent_names(), ["hotel.t", "flight.t"], "it is neither undone nor sent again");
+    until_sent_and_written(&mut world);
+    assert_eq!(world.sent_names(), ["hotel.t", "flight.t", "hotel.c"]);
+    assert_eq!(world.now, taken_over + 3_000);
+    world.heal();
+    world.check_end();
+}
+
+#[test]
+fn what_comes_before_a_dead_owners_attempt_is_undone_after_it() {
+    let steps = [by_key("a", &[]), super::definitions::forward_only("b", &["a"]), by_key("c", &[])];
+    let mut world = begin(&load(json!({"steps": steps})));
+    end(&mut world, "a", Behaviour::Do);
+    world.acknowledge();
+    end(&mut world, "c", Behaviour::Refuse);
+    world.acknowledge();
+    assert_eq!(world.sent_names(), ["a.t", "c.t", "b.t"]);
+    world.crash(Behaviour::Do, true);
+    let taken_over = world.now;
+    until_sent_and_written(&mut world);
+    assert_eq!(world.sent_names().last().map(String::as_str), Some("a.c"));
+    assert_eq!(world.now, taken_over + 5_000, "b may be worked on until then");
+}
+
+#[test]
+fn max_attempts_are_those_of_the_saga_not_of_its_owner() {
+    let mut hotel = by_key("hotel", &[]);
+    hotel["transaction"]["retry"] = json!({"max_attempts": 4, "max_interval": "100ms"});
+    let mut world = begin(&load(json!({"steps": [hotel]})));
+    for _ in 0..2 {
+        until_sent(&mut world);
+        end(&mut world, "hotel", Behaviour::Lose);
+    }
+    // Two attempts are written down within a second, though nothing awaits that.
+    world.now += 1_000;
+    world.feed(Event::Due);
+    world.acknowledge();
+    until_sent(&mut world);
+    world.crash(Behaviour::Lose, true);
+    until_sent(&mut world);
+    assert_eq!(world.in_flight[0].id.attempt, 3, "{:?}", world.in_flight);
+    end(&mut world, "hotel", Behaviour::Lose);
+    until_sent(&mut world);
+    end(&mut world, "hotel", Behaviour::Lose);
+    world.acknowledge();
+    assert_eq!(world.saga.state(), SagaState::Compensating);
+    world.heal();
+    world.check_end();
+}
+
+#[test]
+fn an_owner_that_takes_over_a_last_attempt_makes_no_other() {
+    let mut hotel = by_key("hotel", &[]);
+    hotel["transaction"]["retry"] = json!({"max_attempts": 1});
+    let mut world = begin(&load(json!({"steps": [hotel]})));
+    world.crash(Behaviour::Do, true);
+    world.heal();
+    world.check_end();
+    assert_eq!(world.sent_names(), ["hotel.t", "hotel.c"]);
+    let sent_at = world.now;
+    assert!(sent_at >= 1_005_000, "and undoes it only once that may be over: {sent_at}");
+}
+
+/// A compensation that was rendered before its transaction went out is in the record of that step.
+#[test]
+fn a_compensation_is_recorded_before_its_transaction_is_sent_and_never_rendered_again() {
+    let world = begin(&load(json!({"steps": [by_key("hotel", &[]), by_id("flight", &[])]})));
+    let recorded = |index: usize| world.saga.progress().steps[index].compensation.as_ref();
+    assert!(recorded(0).is_some_and(|request| request.path.contains("by-key")));
+    assert!(recorded(1).is_none(), "it needs the answer");
+    let Some(record) = world.records().first() else { panic!("begun") };
+    assert!(serde_json::to_string(record).expect("JSON").contains("by-key"));
 }
