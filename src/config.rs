@@ -21,6 +21,7 @@ mod located;
 mod matching;
 mod names;
 mod order;
+mod proxies;
 mod raw;
 mod reply;
 mod saga;
@@ -33,6 +34,7 @@ mod target;
 mod tests;
 
 pub use error::{ConfigurationError, ConfigurationErrors};
+pub use scalar::show_duration;
 #[cfg(feature = "schema")]
 pub use schema::json_schema;
 

@@ -30,6 +30,7 @@ mod attempts;
 mod backward;
 mod begin;
 mod call;
+mod compensations;
 mod forward;
 pub mod outcome;
 pub mod record;
@@ -38,6 +39,7 @@ mod resume;
 pub mod retry;
 mod state;
 mod told;
+mod transactions;
 mod wal;
 
 #[cfg(test)]

@@ -7,6 +7,7 @@ use serde_json::Value;
 use super::error::Errors;
 use super::located::{At, Located, optional, required, unless_faulty};
 use super::names::{self, fault_of_call_header, fault_of_method};
+use super::proxies::{self, Predicate};
 use super::raw::{RawCall, RawRetry};
 use super::scalar::{Period, show_duration};
 use super::target::{Target, authority, target};
@@ -77,8 +78,10 @@ pub(super) fn call(
         (Some(given), _) => given.open(errors).map(|given| given.value.0),
     };
     let retry = retry_of(retry, part, errors);
-    let success = unless_faulty(success, errors, |source, errors| predicate(&source, errors));
-    let rejected = unless_faulty(rejected, errors, |source, errors| predicate(&source, errors));
+    let success =
+        unless_faulty(success, errors, |source, errors| predicate(&source, Predicate::Success, errors, warnings));
+    let rejected =
+        unless_faulty(rejected, errors, |source, errors| predicate(&source, Predicate::Rejected, errors, warnings));
     let cluster = target.as_ref().map(|target| target.cluster.clone());
     let call = (|| {
         Some(Call {
@@ -124,8 +127,15 @@ pub(super) fn body(source: &At<Value>, scope: &Scope, errors: &mut Errors) -> Op
     None
 }
 
-fn predicate(source: &At<String>, errors: &mut Errors) -> Option<Expression> {
-    expression(source, &Scope::predicate(), errors)
+fn predicate(
+    source: &At<String>,
+    which: Predicate,
+    errors: &mut Errors,
+    warnings: &mut Vec<String>,
+) -> Option<Expression> {
+    let expression = expression(source, &Scope::predicate(), errors)?;
+    proxies::warn(source, &expression, which, warnings);
+    Some(expression)
 }
 
 /// Compiles an expression, or records why it cannot be.

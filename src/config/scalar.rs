@@ -136,13 +136,12 @@ fn parse_size(text: &str) -> Option<u64> {
 }
 
 /// A duration as it is written in a configuration, in the largest units that tell it exactly.
-pub(super) fn show_duration(duration: Duration) -> String {
+pub fn show_duration(duration: Duration) -> String {
     let milliseconds = duration.as_millis();
-    match (milliseconds % 60_000, milliseconds % 1_000) {
-        (0, _) => format!("{}m", milliseconds / 60_000),
-        (_, 0) => format!("{}s", milliseconds / 1_000),
-        _ => format!("{milliseconds}ms"),
-    }
+    let units = [("h", 3_600_000), ("m", 60_000), ("s", 1_000)];
+    let whole = units.into_iter().find(|(_, unit)| milliseconds.is_multiple_of(*unit));
+    let (unit, size) = whole.unwrap_or(("ms", 1));
+    format!("{}{unit}", milliseconds.checked_div(size).unwrap_or(milliseconds))
 }
 
 #[cfg(feature = "schema")]
@@ -287,7 +286,7 @@ mod tests {
 
     #[test]
     fn a_duration_is_shown_as_it_would_be_written() {
-        for text in ["250ms", "1500ms", "2s", "90s", "2m"] {
+        for text in ["250ms", "1500ms", "2s", "90s", "2m", "90m", "24h"] {
             assert_eq!(parse_duration(text).map(show_duration).as_deref(), Some(text));
         }
     }

@@ -124,6 +124,49 @@ fn a_compensation_takes_over_cluster_and_timeout_but_not_retry_or_predicates() {
 }
 
 #[test]
+fn a_predicate_that_takes_a_proxys_answer_for_the_participants_word_is_warned_of() {
+    let warnings = |predicates: Value| {
+        let mut configuration = example();
+        for (call, predicates) in predicates.as_object().unwrap() {
+            for (name, predicate) in predicates.as_object().unwrap() {
+                configuration["sagas"][0]["steps"][0][call][name] = predicate.clone();
+            }
+        }
+        from_json(&configuration).unwrap().warnings
+    };
+    let careless = warnings(json!({"transaction": {"rejected": "response.code >= 400"}}));
+    assert_eq!(careless.len(), 1, "{careless:?}");
+    let warning = &careless[0];
+    assert!(warning.starts_with("sagas[0].steps[0].transaction.rejected: takes what a proxy"), "{warning}");
+    assert!(warning.contains("404 (there is no route)") && warning.contains("504 (the application takes"), "{warning}");
+    let undone = warnings(json!({"compensation": {"success": "response.code in [204, 404]"}}));
+    assert!(
+        undone[0].starts_with("sagas[0].steps[0].compensation.success") && !undone[0].contains("403"),
+        "{undone:?}"
+    );
+    let careful = json!({"transaction": {"success": "response.code == 201", "rejected": "response.code == 422"}});
+    assert_eq!(warnings(careful), Vec::<String>::new());
+    // What the body says only the participant can have said.
+    let by_body = json!({"transaction": {"rejected": "response.code == 404 && response.body.reason == 'full'"}});
+    assert_eq!(warnings(by_body), Vec::<String>::new());
+}
+
+#[test]
+fn a_participant_keeps_keys_for_a_day_unless_it_is_said_for_how_long() {
+    let mut configuration = example();
+    configuration["sagas"][0]["steps"][0]["transaction"]["key_lifetime"] = json!("36h");
+    let loaded = from_json(&configuration).unwrap();
+    let lifetimes: Vec<_> = loaded.definitions[0]
+        .steps
+        .iter()
+        .map(|step| (step.transaction.key_lifetime, step.compensation.as_ref().map(|call| call.key_lifetime)))
+        .collect();
+    let hours = |hours: u64| Duration::from_secs(hours * 3_600);
+    assert_eq!(lifetimes[0], (hours(36), Some(hours(36))));
+    assert_eq!(lifetimes[1], (hours(24), Some(hours(24))));
+}
+
+#[test]
 fn a_destination_becomes_the_cluster_that_istio_names() {
     let mut configuration = example();
     let step = &mut configuration["sagas"][0]["steps"][0];

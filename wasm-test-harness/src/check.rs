@@ -1,9 +1,11 @@
 //! Reads configurations out of the files in which users keep them, and prints all that is wrong with them.
 
+use std::collections::BTreeMap;
 use std::path::PathBuf;
+use std::time::Duration;
 
 use anyhow::{Context, bail};
-use sagabox::config::{Configuration, ConfigurationErrors, from_json, json_schema, load};
+use sagabox::config::{Configuration, ConfigurationErrors, from_json, json_schema, load, show_duration};
 use serde::Deserialize;
 use serde_json::Value;
 use serde_yaml_ng as yaml;
@@ -67,6 +69,7 @@ pub fn report(found: &Found) -> (String, bool) {
     match found.load() {
         Ok(configuration) => {
             let mut lines = vec![format!("{place}ok: {}", summary(&configuration))];
+            lines.extend(promises(&configuration).into_iter().map(|promise| format!("{place}{promise}")));
             lines.extend(configuration.warnings.iter().map(|warning| format!("{place}warning: {warning}")));
             (lines.join("\n"), true)
         }
@@ -75,6 +78,26 @@ pub fn report(found: &Found) -> (String, bool) {
             (lines.join("\n"), false)
         }
     }
+}
+
+/// What participants have to keep, and for how long: one line for each that a definition calls.
+fn promises(configuration: &Configuration) -> Vec<String> {
+    let calls = configuration.definitions.iter().flat_map(|saga| &saga.steps).flat_map(|step| {
+        let compensation = step.compensation.as_ref().map(|call| (&call.cluster, step.transaction.key_lifetime));
+        [Some((&step.transaction.cluster, step.transaction.key_lifetime)), compensation].into_iter().flatten()
+    });
+    let mut longest: BTreeMap<&str, Duration> = BTreeMap::new();
+    for (cluster, lifetime) in calls {
+        let longest = longest.entry(cluster).or_default();
+        *longest = lifetime.max(*longest);
+    }
+    let promise = |(cluster, lifetime): (&str, Duration)| {
+        let lifetime = show_duration(lifetime);
+        format!(
+            "{cluster}: keeps idempotency keys, and that a step was compensated, for {lifetime} after the first attempt"
+        )
+    };
+    longest.into_iter().map(promise).collect()
 }
 
 fn summary(configuration: &Configuration) -> String {
