@@ -55,7 +55,9 @@ fn the_example_of_the_documentation_loads_word_for_word() {
     assert_eq!(configuration.definitions[0].steps.len(), 3);
     let (report, good) = report(&found);
     assert!(good);
-    assert_eq!(report, "ok: book-trip (POST /trips, 3 steps)");
+    let keeps = "keeps idempotency keys, and that a step was compensated, for 24h after the first attempt";
+    let participants = ["car", "flight", "hotel"].map(|participant| format!("{participant}: {keeps}"));
+    assert_eq!(report, format!("ok: book-trip (POST /trips, 3 steps)\n{}", participants.join("\n")));
 }
 
 #[test]

@@ -117,8 +117,8 @@ fn every_header_of_a_call_and_every_counter_is_in_the_readme() {
         body: None,
         timeout_ms: 1,
     };
-    let envelope = Envelope { saga_id: "id", saga_name: "name", step: "step", epoch: 1, forwarded: &[] };
-    let call = envelope.attempt(CallId { step: 0, kind: CallKind::Transaction, attempt: 1 }, &request);
+    let envelope = Envelope { saga_id: "id", saga_name: "name", step: "step", epoch: 1, forwarded: &[], depth: 1 };
+    let call = envelope.attempt(CallId { step: 0, kind: CallKind::Transaction, attempt: 1 }, &request, 1);
     let sent: BTreeSet<String> =
         call.headers.into_iter().map(|(name, _)| name).filter(|name| !name.starts_with(':')).collect();
     let documented = first_column(section(&readme, "## Headers"));
