@@ -69,6 +69,7 @@ fn client(guest: &str, proxy: usize, at: u64) -> ClientPlan {
         repeats: 0,
         wanders: false,
         travels: false,
+        front: None,
     }
 }
 

@@ -92,6 +92,7 @@ fn client(case: &Case, proxy: usize) -> ClientPlan {
         repeats: 0,
         wanders: false,
         travels: false,
+        front: None,
     }
 }
 

@@ -1,8 +1,8 @@
 //! What goes wrong in a run, and how often.
 
 use anyhow::{Context, bail};
-use rand::Rng;
 use rand::seq::SliceRandom;
+use rand::{Rng, SeedableRng};
 use rand_pcg::Pcg64Mcg;
 use serde::{Deserialize, Serialize};
 
@@ -93,6 +93,30 @@ pub struct Faults {
     pub trap_in_saga: f64,
     /// A compare-and-swap in shared data fails, as if somebody had been quicker.
     pub cas_conflict: f64,
+
+    /// For a while the path answers in a participant's place, to transactions and compensations: 401, 403, 404, 405, 413,
+    /// 421 or 431. The participant gets nothing.
+    pub path_answers: f64,
+    /// A participant works for up to 15 s on a call, whether somebody still waits for it or not. Another attempt meanwhile is
+    /// answered 409. Its work shows only when it is done: until the attempt has timed out, a compensation finds nothing.
+    pub works_long: f64,
+    /// Participants keep keys and tombstones for as long as the definition says, which is a few seconds, and then do
+    /// what they have done before once more.
+    pub keys_forgotten: f64,
+    /// A compensation is done, or was done by hand, and is answered 410.
+    pub compensation_gone: f64,
+    /// A participant works on a compensation for up to 5 s longer than an attempt of it may take. Another attempt meanwhile
+    /// is answered 409.
+    pub compensation_busy: f64,
+    /// In etcd: what is kept of the answers of a saga fits into a record one by one, but not all of it together.
+    pub large_answers: f64,
+    /// A client is behind a proxy that tries its request again, perhaps at another worker.
+    pub front_retries: f64,
+    /// A client's request says that it comes from a call of a saga, perhaps from one that is as deep as a saga may be.
+    pub deep_requests: f64,
+    /// A definition takes every answer from 400 on for a refusal. Only in runs in which each answer of a participant from
+    /// 400 on is one.
+    pub broad_refusals: f64,
 }
 
 /// The names of the fields, with access to each.
@@ -152,6 +176,19 @@ impl Faults {
     ];
 
     const OF_OWNERS: [Field; 1] = [("trap_in_saga", |faults| &mut faults.trap_in_saga)];
+
+    /// Each has streams of numbers of its own, by its name ([`stream_of`]): a seed keeps what it had without it.
+    const ALONE: [(Field, [f64; 2]); 9] = [
+        (("path_answers", |faults| &mut faults.path_answers), [0.5, 1.0]),
+        (("works_long", |faults| &mut faults.works_long), [0.05, 0.3]),
+        (("keys_forgotten", |faults| &mut faults.keys_forgotten), [1.0, 1.0]),
+        (("compensation_gone", |faults| &mut faults.compensation_gone), [0.1, 0.5]),
+        (("compensation_busy", |faults| &mut faults.compensation_busy), [0.1, 0.5]),
+        (("large_answers", |faults| &mut faults.large_answers), [0.1, 0.1]),
+        (("front_retries", |faults| &mut faults.front_retries), [0.3, 1.0]),
+        (("deep_requests", |faults| &mut faults.deep_requests), [0.3, 0.3]),
+        (("broad_refusals", |faults| &mut faults.broad_refusals), [0.5, 1.0]),
+    ];
 
     /// Some of the faults, each at a rate of its own: a few at a time find more than all at once, which leave no saga
     /// alive for long.
@@ -214,6 +251,17 @@ impl Faults {
         self
     }
 
+    /// The same, with some of the faults that are each drawn for themselves.
+    pub fn with_each_alone(mut self, seed: u64) -> Faults {
+        for ((name, field), rates) in Self::ALONE {
+            let mut random = stream_of(seed, name);
+            if random.random_bool(0.15) {
+                *field(&mut self) = rates[random.random_range(0..2)];
+            }
+        }
+        self
+    }
+
     /// Reads `name=rate,name=rate`; what is not named is as in `self`. `all=rate` stands for every fault.
     ///
     /// # Errors
@@ -250,7 +298,13 @@ impl Faults {
             .chain(Self::OF_ETCD)
             .chain(Self::OF_ETCD_UNSURE)
             .chain(Self::OF_REPLICAS)
+            .chain(Self::ALONE.into_iter().map(|(field, _)| field))
     }
+}
+
+/// Random numbers for one purpose: other purposes draw none of them.
+pub fn stream_of(seed: u64, purpose: &str) -> Pcg64Mcg {
+    Pcg64Mcg::seed_from_u64(seed ^ xxhash_rust::xxh3::xxh3_64(purpose.as_bytes()))
 }
 
 impl std::fmt::Display for Faults {

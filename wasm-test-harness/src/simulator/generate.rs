@@ -5,6 +5,9 @@ use rand::{Rng, SeedableRng};
 use rand_pcg::Pcg64Mcg;
 use serde_json::{Map, Value as Json, json};
 
+mod alone;
+
+pub use self::alone::PATH_STATUSES;
 use super::faults::Faults;
 use super::host::Nanos;
 use super::plan::{ClientPlan, MS, Plan, ProxyPlan, SECOND, Succession, Trouble};
@@ -37,8 +40,10 @@ pub fn plan(seed: u64, faults: &str) -> anyhow::Result<Plan> {
     let drawn = drawn.with_journal(&mut generator.of_the_journal, &mut generator.of_owners);
     let mut of_unsure = Pcg64Mcg::seed_from_u64(seed ^ 0x0e7c_d0f5);
     let drawn = drawn.with_etcd(&mut generator.of_etcd, &mut of_unsure, &mut generator.of_replicas);
-    let faults = drawn.with(faults)?;
-    Ok(generator.plan(faults))
+    let faults = drawn.with_each_alone(seed).with(faults)?;
+    let mut plan = generator.plan(faults);
+    alone::add_to(&mut plan, seed);
+    Ok(plan)
 }
 
 struct Generator {
@@ -228,6 +233,7 @@ impl Generator {
             repeats: if self.chance(faults.client_repeats) { 2 } else { 0 },
             wanders: false,
             travels: false,
+            front: None,
         }
     }
 

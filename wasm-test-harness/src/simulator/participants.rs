@@ -1,13 +1,19 @@
 //! Simulated participants: they keep their word as the real ones do (`crate::participant`), in memory.
 //!
 //! Transactions and compensations are idempotent under their key; a compensation accepts that its transaction never
-//! happened; and once it was applied, the same transaction arriving late is refused.
+//! happened; and once it was applied, the same transaction arriving late is refused. They keep a key, and the tombstone of
+//! a compensation, for as long as the definition says, and a call has that long to arrive: what it is compared with is the
+//! time at which it was sent.
 
 use std::collections::{BTreeMap, BTreeSet};
 
 use serde_json::{Value as Json, json};
 
+use rand::Rng;
+use rand_pcg::Pcg64Mcg;
+
 use super::history::{CallId, CallRecord, Deed};
+use super::host::Nanos;
 use crate::participant::{Action, Fault, Faults};
 
 /// What a participant answers.
@@ -34,20 +40,34 @@ struct Booking {
     guest: String,
     answer: Json,
     cancelled: bool,
+    made_at: Nanos,
 }
+
+/// How large an answer is that is large, in bytes.
+const LARGE_BYTES: std::ops::Range<usize> = 500_000..900_000;
 
 /// One participant.
 #[derive(Debug, Default)]
 pub struct Participant {
     role: String,
     bookings: Vec<Booking>,
-    buried_keys: BTreeSet<String>,
-    buried_steps: BTreeSet<(String, String)>,
+    /// Tombstones, each with when it was made.
+    buried_keys: BTreeMap<String, Nanos>,
+    buried_steps: BTreeMap<(String, String), Nanos>,
+    /// When each key of a transaction was seen first.
+    keys: BTreeMap<String, Nanos>,
     guests: BTreeMap<String, String>,
     /// Faults for single guests.
     pub faults: Faults,
     /// Keys on which it is working.
     pub busy: BTreeSet<String>,
+    /// Keys of transactions on which it is working so that nothing shows before it is done, each with when its attempt
+    /// times out.
+    pub hidden: BTreeMap<String, Nanos>,
+    /// For how long it keeps keys and tombstones; none: for ever.
+    pub key_lifetime: Option<Nanos>,
+    /// Some of its answers are large: drawn from this.
+    pub large_answers: Option<Pcg64Mcg>,
     /// Whether it refuses a step of a saga; once it was asked, for good.
     pub refuses: BTreeMap<(String, String), bool>,
     /// Calls that it has put off: a copy that arrives later is put off, too. Were it done, nobody would undo it, since
@@ -76,11 +96,31 @@ impl Participant {
         self.faults.take(&guest, Action::Transaction)
     }
 
+    /// A call has come to it: from now on it knows its key.
+    pub fn sees(&mut self, call: &CallRecord, now: Nanos) {
+        let key = call.header("idempotency-key");
+        if !self.keys.get(key).is_some_and(|since| !self.forgets(*since, call.at)) {
+            self.keys.insert(key.to_owned(), now);
+        }
+    }
+
+    /// Whether it has forgotten what it has known since then when a call comes that was sent at this time.
+    fn forgets(&self, since: Nanos, sent: Nanos) -> bool {
+        self.key_lifetime.is_some_and(|lifetime| since + lifetime < sent)
+    }
+
+    /// Whether it works on a transaction of which a compensation that comes now does not find anything.
+    pub fn hides(&self, compensation: &CallRecord, now: Nanos) -> bool {
+        let (saga, step) = step(compensation);
+        let until = self.hidden.get(&format!("{saga}.{step}.t"));
+        until.is_some_and(|until| now < *until)
+    }
+
     /// Does what a call asks for, as far as it can be granted.
-    pub fn apply(&mut self, call: &CallRecord) -> (Answer, Deed) {
+    pub fn apply(&mut self, call: &CallRecord, now: Nanos) -> (Answer, Deed) {
         match (call.header(":method"), call.header(":path")) {
-            ("POST", "/bookings") => self.book(call),
-            ("DELETE", path) if path.starts_with("/bookings/") => self.cancel(call),
+            ("POST", "/bookings") => self.book(call, now),
+            ("DELETE", path) if path.starts_with("/bookings/") => self.cancel(call, now),
             _ => (Answer::error(404, "no such route"), Deed::Nothing),
         }
     }
@@ -113,7 +153,7 @@ impl Participant {
         of_saga.map(|booking| (booking.id.as_str(), booking.step.1.as_str(), !booking.cancelled))
     }
 
-    fn book(&mut self, call: &CallRecord) -> (Answer, Deed) {
+    fn book(&mut self, call: &CallRecord, now: Nanos) -> (Answer, Deed) {
         let asked = body(call);
         let Some((Json::Object(asked), guest)) =
             asked.map(|asked| (asked.clone(), asked["guest"].as_str().map(str::to_owned)))
@@ -125,34 +165,46 @@ impl Participant {
         };
         let key = call.header("idempotency-key").to_owned();
         let step = step(call);
-        if self.buried_keys.contains(&key) || self.buried_steps.contains(&step) {
+        let buried = [self.buried_keys.get(&key), self.buried_steps.get(&step)];
+        if buried.into_iter().flatten().any(|since| !self.forgets(*since, call.at)) {
             return (Answer::error(409, "it was compensated, which is final"), Deed::Nothing);
         }
-        if let Some(before) = self.bookings.iter().find(|booking| booking.key == key) {
+        // What it has done under a key that it has forgotten it does not know to be the same.
+        let known_since = self.keys.get(&key).copied().unwrap_or(0);
+        let before = self.bookings.iter().find(|booking| booking.key == key && booking.made_at >= known_since);
+        if let Some(before) = before {
             return (Answer { status: 201, body: Some(before.answer.clone()) }, Deed::AppliedBefore);
         }
         let id = format!("{}-{}", self.role, self.bookings.len() + 1);
         let mut answer = asked;
         answer.insert("id".to_owned(), id.clone().into());
+        if let Some(random) = &mut self.large_answers {
+            let bytes = random.random_range(LARGE_BYTES);
+            answer.insert("note".to_owned(), "x".repeat(bytes).into());
+        }
         let answer = Json::Object(answer);
-        self.bookings.push(Booking { id, key, step, guest, answer: answer.clone(), cancelled: false });
+        self.bookings.push(Booking { id, key, step, guest, answer: answer.clone(), cancelled: false, made_at: now });
         (Answer { status: 201, body: Some(answer) }, Deed::Applied)
     }
 
-    fn cancel(&mut self, call: &CallRecord) -> (Answer, Deed) {
+    fn cancel(&mut self, call: &CallRecord, now: Nanos) -> (Answer, Deed) {
         let path = call.header(":path");
         let deed = match self.find(path).and_then(|index| self.bookings.get_mut(index)) {
             Some(booking) => {
                 let before = std::mem::replace(&mut booking.cancelled, true);
-                self.buried_keys.insert(booking.key.clone());
-                self.buried_steps.insert(booking.step.clone());
-                self.buried_steps.insert(step(call));
+                self.buried_keys.insert(booking.key.clone(), now);
+                self.buried_steps.insert(booking.step.clone(), now);
+                self.buried_steps.insert(step(call), now);
                 if before { Deed::CompensatedBefore } else { Deed::Compensated }
             }
             None => match path.strip_prefix("/bookings/by-key/") {
                 Some(key) => {
-                    self.buried_steps.insert(step(call));
-                    if self.buried_keys.insert(key.to_owned()) { Deed::Buried } else { Deed::CompensatedBefore }
+                    self.buried_steps.insert(step(call), now);
+                    if self.buried_keys.insert(key.to_owned(), now).is_none() {
+                        Deed::Buried
+                    } else {
+                        Deed::CompensatedBefore
+                    }
                 }
                 None => return (Answer::error(404, "no such booking"), Deed::Nothing),
             },
@@ -162,7 +214,8 @@ impl Participant {
 
     fn find(&self, path: &str) -> Option<usize> {
         match path.strip_prefix("/bookings/by-key/") {
-            Some(key) => self.bookings.iter().position(|booking| booking.key == key),
+            // The last: of another, made before the key was forgotten, whoever asks does not know.
+            Some(key) => self.bookings.iter().rposition(|booking| booking.key == key),
             None => {
                 let id = path.strip_prefix("/bookings/")?;
                 self.bookings.iter().position(|booking| booking.id == id)

@@ -59,6 +59,16 @@ impl Plan {
         })
     }
 
+    /// For how long participants keep keys; none: for ever. It is the same for every call.
+    pub fn key_lifetime(&self) -> Option<Nanos> {
+        let sagas = self.configurations.iter().filter_map(|one| one["sagas"].as_array()).flatten();
+        let mut steps = sagas.filter_map(|saga| saga["steps"].as_array()).flatten();
+        steps.find_map(|step| {
+            let lifetime = step["transaction"]["key_lifetime"].as_str()?;
+            lifetime.strip_suffix("ms")?.parse::<Nanos>().ok().map(|lifetime_ms| lifetime_ms * MS)
+        })
+    }
+
     /// How many sagas that have ended shared data may retain; none: as many as there are.
     pub fn max_retained(&self) -> Option<u64> {
         self.configurations.iter().filter_map(|one| one["limits"]["max_retained"].as_u64()).max()
@@ -154,6 +164,27 @@ pub struct ClientPlan {
     pub wanders: bool,
     /// It does so at another proxy each time.
     pub travels: bool,
+    /// The proxy that it is behind, which tries its requests again.
+    pub front: Option<Front>,
+}
+
+/// A proxy in front, which sends a request again, the same in every byte but its count, where it was not answered in time,
+/// or with 502, 503 or 504, or where its connection was cut.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Front {
+    /// For how long it waits for an answer.
+    pub timeout: Nanos,
+    /// How often it tries a request at most.
+    pub attempts: u32,
+}
+
+/// Which of the times that a proxy in front sends a request this is.
+#[derive(Debug, Clone)]
+pub struct FrontAttempt {
+    /// Its name for the request, the same each time.
+    pub request_id: String,
+    /// From 1 on.
+    pub number: u32,
 }
 
 impl ClientPlan {
@@ -256,6 +287,15 @@ pub enum Trouble {
         for_ns: Nanos,
         /// It knows of no endpoint; else what it sends gets lost.
         without_endpoint: bool,
+    },
+    /// The path answers in a participant's place.
+    PathAnswers {
+        /// In whose.
+        participant: usize,
+        /// For how long.
+        for_ns: Nanos,
+        /// With what; none: with something else each time.
+        status: Option<u16>,
     },
     /// etcd's database is as large as it may be.
     EtcdFull {

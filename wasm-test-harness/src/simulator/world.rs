@@ -15,6 +15,7 @@ mod durable;
 mod end;
 mod journal;
 mod network;
+mod path;
 mod streams;
 mod vms;
 
@@ -32,11 +33,12 @@ use self::journal::{AskId, EtcdJournal};
 use self::streams::Stream;
 pub use self::vms::MAIN_VMS;
 use self::vms::Slot;
+use super::faults::stream_of;
 use super::filter::Filter;
 use super::history::{CallId, Ended, Happening, History, StreamId, VmId, vm_name};
 use super::host::{CalloutAnswer, Clock, Nanos};
 use super::participants::Participant;
-use super::plan::{MS, Plan, SECOND, Trouble};
+use super::plan::{FrontAttempt, MS, Plan, SECOND, Trouble};
 use super::process::{ContextId, Process};
 
 /// After healing everything must have come to an end within this time.
@@ -49,7 +51,7 @@ type Due = (Nanos, u64);
 /// What is on the agenda.
 #[derive(Debug)]
 enum Event {
-    ClientAsks { client: usize, repeat: u32 },
+    ClientAsks { client: usize, repeat: u32, front: Option<FrontAttempt> },
     Piece { stream: StreamId, index: usize },
     Trailers(StreamId),
     Leaves(StreamId),
@@ -62,6 +64,7 @@ enum Event {
     FinishesOrdered { call: CallId, applied: bool },
     AnswerArrives { call: CallId, answer: CalloutAnswer, ended: Ended },
     TimesOut(CallId),
+    PathRecovers { participant: usize, status: Option<u16> },
     Trouble(usize),
     ParticipantUp(usize),
     EndpointBack(usize),
@@ -106,6 +109,18 @@ impl Proxy {
     }
 }
 
+/// How often a client's request was sent before, by the client or by the proxy that it is behind.
+fn hops(repeat: u32, front: Option<&FrontAttempt>) -> u32 {
+    repeat + front.map_or(0, |front| front.number.saturating_sub(1))
+}
+
+fn participant(name: &str, plan: &Plan, seed: u64) -> Participant {
+    let large_answers = (plan.faults.large_answers > 0.0).then(|| stream_of(seed, &format!("the notes of {name}")));
+    let mut participant = Participant::new(name);
+    (participant.key_lifetime, participant.large_answers) = (plan.key_lifetime(), large_answers);
+    participant
+}
+
 /// Who knows that a step was done.
 struct Known {
     /// The VM that was told.
@@ -121,6 +136,8 @@ pub struct World<'a> {
     seed: u64,
     clock: Rc<Clock>,
     random: Pcg64Mcg,
+    /// Streams of numbers of single faults, by their names.
+    alone: BTreeMap<&'static str, Pcg64Mcg>,
     agenda: BTreeMap<Due, Event>,
     scheduled: u64,
     /// Events on the agenda that are no ticks.
@@ -129,6 +146,8 @@ pub struct World<'a> {
     history: History,
     proxies: Vec<Proxy>,
     participants: Vec<Participant>,
+    /// Participants in whose place the path answers, and with what.
+    path: Vec<(usize, Option<u16>)>,
     /// Calls that have not ended for their VM.
     open_calls: BTreeSet<CallId>,
     streams: Vec<Stream>,
@@ -174,13 +193,15 @@ impl<'a> World<'a> {
             seed,
             clock: Rc::default(),
             random: Pcg64Mcg::seed_from_u64(seed),
+            alone: BTreeMap::new(),
             agenda: BTreeMap::new(),
             scheduled: 0,
             busy: 0,
             quiet: None,
             history: History::default(),
             proxies: Vec::new(),
-            participants: plan.participants.iter().map(|name| Participant::new(name)).collect(),
+            participants: plan.participants.iter().map(|name| participant(name, plan, seed)).collect(),
+            path: Vec::new(),
             open_calls: BTreeSet::new(),
             streams: Vec::new(),
             stream_of: BTreeMap::new(),
@@ -215,7 +236,7 @@ impl<'a> World<'a> {
             self.start_proxy(proxy);
         }
         for (client, plan) in self.plan.clients.iter().enumerate() {
-            self.schedule_at(plan.at, Event::ClientAsks { client, repeat: 0 });
+            self.schedule_at(plan.at, Event::ClientAsks { client, repeat: 0, front: None });
         }
         for (index, (at, _)) in self.plan.troubles.iter().enumerate() {
             self.schedule_at(*at, Event::Trouble(index));
@@ -253,6 +274,19 @@ impl<'a> World<'a> {
         let strikes = rate > 0.0 && !self.healed && self.random.random_bool(rate);
         self.faults += u64::from(strikes);
         strikes
+    }
+
+    /// Whether one of the faults strikes that draw from a stream of their own.
+    fn strikes_alone(&mut self, fault: &'static str, rate: f64) -> bool {
+        let strikes = rate > 0.0 && !self.healed && self.stream(fault).random_bool(rate);
+        self.faults += u64::from(strikes);
+        strikes
+    }
+
+    /// The numbers that a fault draws in this run.
+    fn stream(&mut self, fault: &'static str) -> &mut Pcg64Mcg {
+        let seed = self.seed;
+        self.alone.entry(fault).or_insert_with(|| stream_of(seed, &format!("the run's {fault}")))
     }
 
     /// A time between the two, in nanoseconds.
@@ -294,11 +328,11 @@ impl<'a> World<'a> {
 
     fn vm_of(&self, event: &Event) -> Option<VmId> {
         match event {
-            Event::ClientAsks { client, repeat } => {
-                let plan = &self.plan.clients[*client];
-                let index = plan.proxy_of(*repeat, self.proxies.len());
+            Event::ClientAsks { client, repeat, front } => {
+                let (plan, hops) = (&self.plan.clients[*client], hops(*repeat, front.as_ref()));
+                let index = plan.proxy_of(hops, self.proxies.len());
                 let proxy = &self.proxies[index];
-                let worker = plan.worker_of(*repeat, self.plan.proxies[index].workers);
+                let worker = plan.worker_of(hops, self.plan.proxies[index].workers);
                 proxy.threads.get(MAIN_VMS + worker).map(|vm| (index, *vm)).filter(|_| proxy.up)
             }
             Event::Piece { stream, .. }
@@ -329,7 +363,7 @@ impl<'a> World<'a> {
 
     fn act(&mut self, event: Event) {
         match event {
-            Event::ClientAsks { client, repeat } => self.client_asks(client, repeat),
+            Event::ClientAsks { client, repeat, front } => self.client_asks(client, repeat, front),
             Event::Piece { stream, index } => self.piece(stream, index),
             Event::Trailers(stream) => self.trailers(stream),
             Event::Leaves(stream) => self.client_leaves(stream),
@@ -346,6 +380,7 @@ impl<'a> World<'a> {
             Event::FinishesOrdered { call, applied } => self.finishes_ordered(call, applied),
             Event::AnswerArrives { call, answer, ended } => self.call_ended(call, answer, ended),
             Event::TimesOut(call) => self.times_out(call),
+            Event::PathRecovers { participant, status } => self.path_recovers(participant, status),
             Event::Trouble(index) => self.trouble(index),
             Event::ParticipantUp(index) => {
                 self.participants[index].down -= 1;
@@ -374,8 +409,8 @@ impl<'a> World<'a> {
 
     fn proxy_of(&self, event: &Event) -> Option<usize> {
         match event {
-            Event::ClientAsks { client, repeat } => {
-                Some(self.plan.clients[*client].proxy_of(*repeat, self.proxies.len()))
+            Event::ClientAsks { client, repeat, front } => {
+                Some(self.plan.clients[*client].proxy_of(hops(*repeat, front.as_ref()), self.proxies.len()))
             }
             Event::Piece { stream, .. }
             | Event::Trailers(stream)
@@ -417,6 +452,9 @@ impl<'a> World<'a> {
             }
             Trouble::Stall { proxy, thread, for_ns } => self.stall(proxy, thread, for_ns),
             Trouble::Reconfigure { proxy, version, how, drain_ns } => self.reconfigure(proxy, version, how, drain_ns),
+            Trouble::PathAnswers { participant, for_ns, status } => {
+                self.path_begins_to_answer(participant, for_ns, status);
+            }
             Trouble::EtcdAway { for_ns } => self.etcd_goes_away(for_ns),
             Trouble::CutOffFromEtcd { proxy, for_ns, without_endpoint } => {
                 self.cut_off_from_etcd(proxy, for_ns, without_endpoint);

@@ -7,6 +7,7 @@ use rand::{Rng, SeedableRng};
 use rand_pcg::Pcg64Mcg;
 use serde_json::Value as Json;
 
+use super::network::UPSTREAM_TIME;
 use super::{Event, World};
 use crate::simulator::etcd::{Etcd, Refusal, Tokens};
 use crate::simulator::history::{Happening, VmId};
@@ -316,7 +317,8 @@ fn line(name: &str, value: &str) -> (String, Vec<u8>) {
 }
 
 fn with_json(status: u16, body: Vec<u8>) -> CalloutAnswer {
-    let headers = vec![line(":status", &status.to_string()), line("content-type", "application/json")];
+    let headers =
+        vec![line(":status", &status.to_string()), line("content-type", "application/json"), line(UPSTREAM_TIME, "3")];
     CalloutAnswer::Whole { headers, body }
 }
 

@@ -6,7 +6,7 @@ use serde_json::json;
 
 use super::{Event, Known, World};
 use crate::participant::{Fault, FaultKind};
-use crate::simulator::history::{CallId, Deed, Ended, Happening};
+use crate::simulator::history::{CallId, CallRecord, Deed, Ended, Happening};
 use crate::simulator::host::{CalloutAnswer, Headers, Nanos};
 use crate::simulator::participants::{Answer, Participant, step};
 use crate::simulator::plan::{MS, SECOND};
@@ -15,6 +15,10 @@ use crate::simulator::plan::{MS, SECOND};
 const LATEST: Nanos = 60 * SECOND;
 /// Answers of this size and more are more than Envoy keeps.
 const TOO_BIG_MIB: u64 = 40;
+/// For how long a participant works on a call at most.
+const LONGEST_WORK: Nanos = 15 * SECOND;
+/// Envoy adds it to what has come from an upstream, and to nothing that it says itself.
+pub(super) const UPSTREAM_TIME: &str = "x-envoy-upstream-service-time";
 
 impl World<'_> {
     /// A call leaves its proxy.
@@ -68,13 +72,21 @@ impl World<'_> {
         if self.participants[index].down > 0 {
             return;
         }
+        if self.path_answers_to(call, index, copy) {
+            return;
+        }
         let record = self.history.calls[call].clone();
+        let now = self.now();
+        self.participants[index].sees(&record, now);
         if !copy && let Some(fault) = self.participants[index].take_fault(&record) {
             return self.ordered(call, index, &fault);
         }
         let key = record.header("idempotency-key").to_owned();
         if self.participants[index].busy.contains(&key) {
             return self.deal(call, copy, Answer::error(409, "it is being worked on"), Deed::Nothing);
+        }
+        if record.is_compensation() && self.participants[index].hides(&record, now) {
+            return self.deal(call, copy, Answer::error(404, "no such booking"), Deed::Nothing);
         }
         // Who had the saga before may have sent a compensation, or written that it would, and be gone before it did.
         let others = record.header("saga-epoch") != "1";
@@ -97,7 +109,7 @@ impl World<'_> {
         }
         if self.strikes(faults.server_error) {
             let deed = match self.random.random_bool(0.5) {
-                true => self.participants[index].apply(&record).1,
+                true => self.participants[index].apply(&record, now).1,
                 false => Deed::Nothing,
             };
             let status = [500, 502, 504].choose(&mut self.random).copied().unwrap_or(500);
@@ -108,8 +120,41 @@ impl World<'_> {
             let takes = self.between(MS, 3 * Nanos::from(record.callout.timeout_ms) * MS);
             return self.schedule(takes, Event::Finishes { call, copy });
         }
-        let (answer, deed) = self.participants[index].apply(&record);
+        if let Some(takes) = self.works_long(&record) {
+            if !record.is_compensation() {
+                let until = record.at + Nanos::from(record.callout.timeout_ms) * MS;
+                self.participants[index].hidden.insert(key.clone(), until);
+            }
+            self.participants[index].busy.insert(key);
+            return self.schedule(takes, Event::Finishes { call, copy });
+        }
+        let (answer, deed) = self.does(index, &record);
         self.deal(call, copy, answer, deed);
+    }
+
+    /// For how long the participant works on a call, if that is long.
+    fn works_long(&mut self, record: &CallRecord) -> Option<Nanos> {
+        let faults = &self.plan.faults;
+        let (long, busy) = (faults.works_long, faults.compensation_busy);
+        let timeout = Nanos::from(record.callout.timeout_ms) * MS;
+        if self.strikes_alone("works_long", long) {
+            return Some(self.stream("works_long").random_range(10 * MS..LONGEST_WORK));
+        }
+        if record.is_compensation() && self.strikes_alone("compensation_busy", busy) {
+            return Some(timeout + self.stream("compensation_busy").random_range(0..5 * SECOND));
+        }
+        None
+    }
+
+    /// The participant does what a call asks for, and answers a compensation perhaps as if there were nothing left of it.
+    fn does(&mut self, index: usize, record: &CallRecord) -> (Answer, Deed) {
+        let now = self.now();
+        let (answer, deed) = self.participants[index].apply(record, now);
+        let undone = matches!(deed, Deed::Compensated | Deed::CompensatedBefore);
+        if undone && self.strikes_alone("compensation_gone", self.plan.faults.compensation_gone) {
+            return (Answer::error(410, "it was cancelled by hand"), deed);
+        }
+        (answer, deed)
     }
 
     /// A participant that refuses a step does so for good, and only one that it has not done.
@@ -133,7 +178,8 @@ impl World<'_> {
         let Some(index) = self.participant_of(call) else { return };
         let record = self.history.calls[call].clone();
         self.participants[index].busy.remove(record.header("idempotency-key"));
-        let (answer, deed) = self.participants[index].apply(&record);
+        self.participants[index].hidden.remove(record.header("idempotency-key"));
+        let (answer, deed) = self.does(index, &record);
         self.deal(call, copy, answer, deed);
     }
 
@@ -173,8 +219,8 @@ impl World<'_> {
 
     /// Does, or does not do, what was asked, and answers as a fault says: as the real participant does.
     fn ordered(&mut self, call: CallId, index: usize, fault: &Fault) {
-        let record = self.history.calls[call].clone();
-        let done = fault.does_it().then(|| self.participants[index].apply(&record));
+        let (record, now) = (self.history.calls[call].clone(), self.now());
+        let done = fault.does_it().then(|| self.participants[index].apply(&record, now));
         let deed = done.as_ref().map_or(Deed::Nothing, |(_, deed)| *deed);
         if let Some((refused, deed)) = done.clone()
             && refused.status >= 300
@@ -247,15 +293,16 @@ impl World<'_> {
 
     /// What was ordered to be slow is done now, unless it was before.
     pub(super) fn finishes_ordered(&mut self, call: CallId, applied: bool) {
+        let now = self.now();
         let Some(index) = self.participant_of(call) else { return };
         let record = self.history.calls[call].clone();
-        let (answer, deed) = self.participants[index].apply(&record);
+        let (answer, deed) = self.participants[index].apply(&record, now);
         self.deal(call, false, answer, if applied { Deed::Nothing } else { deed });
     }
 
     pub(super) fn times_out(&mut self, call: CallId) {
         let body = b"upstream request timeout".to_vec();
-        let headers = answer_headers(504);
+        let headers = local_headers(504);
         let answer = CalloutAnswer::Whole { headers, body };
         self.call_ended(call, answer, Ended::Proxy(504));
     }
@@ -292,14 +339,22 @@ impl World<'_> {
     }
 }
 
-fn answer_headers(status: u16) -> Headers {
+/// Of what comes from a participant, or from the path to it: Envoy says how long that took.
+pub(super) fn answer_headers(status: u16) -> Headers {
+    let mut headers = local_headers(status);
+    headers.push((UPSTREAM_TIME.to_owned(), b"3".to_vec()));
+    headers
+}
+
+/// Of what Envoy answers itself.
+fn local_headers(status: u16) -> Headers {
     vec![
         (":status".to_owned(), status.to_string().into_bytes()),
         ("content-type".to_owned(), b"application/json".to_vec()),
     ]
 }
 
-fn whole(call: CallId, status: u16, headers: Headers, body: Vec<u8>) -> Event {
+pub(super) fn whole(call: CallId, status: u16, headers: Headers, body: Vec<u8>) -> Event {
     Event::AnswerArrives { call, answer: CalloutAnswer::Whole { headers, body }, ended: Ended::Answered(status) }
 }
 
@@ -319,7 +374,7 @@ fn put_off(call: CallId, status: u16, after_s: u32) -> Event {
 /// The connection was refused or reset: Envoy answers in the participant's place.
 fn reset(call: CallId) -> Event {
     let body = b"upstream connect error or disconnect/reset before headers".to_vec();
-    let answer = CalloutAnswer::Whole { headers: answer_headers(503), body };
+    let answer = CalloutAnswer::Whole { headers: local_headers(503), body };
     Event::AnswerArrives { call, answer, ended: Ended::Proxy(503) }
 }
 

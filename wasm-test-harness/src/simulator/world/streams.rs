@@ -3,12 +3,12 @@
 use std::cell::RefCell;
 use std::rc::Rc;
 
-use rand::RngCore;
+use rand::{Rng, RngCore};
 
-use super::{Event, World};
+use super::{Event, World, hops};
 use crate::simulator::history::{Happening, StreamId, StreamRecord, Told, VmId};
 use crate::simulator::host::{Headers, Nanos, StreamData, text};
-use crate::simulator::plan::{ClientPlan, MS, SECOND};
+use crate::simulator::plan::{ClientPlan, FrontAttempt, MS, SECOND};
 use crate::simulator::process::ContextId;
 use crate::simulator::vm::Action;
 
@@ -19,6 +19,8 @@ const LONGEST_ANSWER: Nanos = 30 * SECOND;
 pub(super) struct Stream {
     client: usize,
     repeat: u32,
+    /// Where its client is behind a proxy.
+    front: Option<FrontAttempt>,
     vm: Option<VmId>,
     /// The roots of its filters, and its own contexts, in the order of the chain.
     roots: Vec<ContextId>,
@@ -33,13 +35,14 @@ pub(super) struct Stream {
 }
 
 impl World<'_> {
-    pub(super) fn client_asks(&mut self, client: usize, repeat: u32) {
+    pub(super) fn client_asks(&mut self, client: usize, repeat: u32, front: Option<FrontAttempt>) {
         let plan = self.plan.clients[client].clone();
-        let proxy = plan.proxy_of(repeat, self.proxies.len());
+        let hops = hops(repeat, front.as_ref());
+        let proxy = plan.proxy_of(hops, self.proxies.len());
         let up = self.proxies[proxy].up;
-        let worker = plan.worker_of(repeat, self.plan.proxies[proxy].workers);
+        let worker = plan.worker_of(hops, self.plan.proxies[proxy].workers);
         let vm = if up { self.serving_vm(proxy, worker) } else { None };
-        let stream = self.open_stream(client, repeat, vm, &plan);
+        let stream = self.open_stream(client, repeat, front, vm, &plan);
         let Some(vm) = vm else {
             let why = if up { "its worker has no VM" } else { "the proxy is down" };
             return self.answer_stream(stream, Told::Cut(why));
@@ -58,7 +61,8 @@ impl World<'_> {
         }
         // Who has a key asks again some time after it should have been answered: its VM may have gone.
         let patience = plan.start_key().map(|_| LONGEST_ANSWER);
-        if let Some(after) = plan.leaves_after.or(patience) {
+        let patience = plan.front.map(|front| front.timeout).or(plan.leaves_after).or(patience);
+        if let Some(after) = patience {
             self.schedule(after, Event::Leaves(stream));
         }
         let ends = plan.body.is_empty() && !plan.trailers;
@@ -73,17 +77,32 @@ impl World<'_> {
         }
     }
 
-    fn open_stream(&mut self, client: usize, repeat: u32, vm: Option<VmId>, plan: &ClientPlan) -> StreamId {
-        let request_id = format!("{:016x}", self.random.next_u64());
+    fn open_stream(
+        &mut self,
+        client: usize,
+        repeat: u32,
+        front: Option<FrontAttempt>,
+        vm: Option<VmId>,
+        plan: &ClientPlan,
+    ) -> StreamId {
+        let again = front.as_ref().map(|front| front.request_id.clone());
+        let request_id = again.unwrap_or_else(|| format!("{:016x}", self.random.next_u64()));
+        let first = || FrontAttempt { request_id: request_id.clone(), number: 1 };
+        let front = front.or_else(|| plan.front.map(|_| first()));
+        let mut headers = request_headers(plan, &request_id);
+        if let Some(front) = &front {
+            headers.push(("x-envoy-attempt-count".to_owned(), front.number.to_string().into_bytes()));
+        }
         let version = vm.map_or(0, |vm| self.slot(vm).version);
         let stream = self.streams.len();
         self.streams.push(Stream {
             client,
             repeat,
+            front,
             vm,
             roots: Vec::new(),
             contexts: Vec::new(),
-            data: Rc::new(RefCell::new(StreamData { headers: request_headers(plan, &request_id), body: Vec::new() })),
+            data: Rc::new(RefCell::new(StreamData { headers, body: Vec::new() })),
             held_by: None,
             answered: false,
             cut: false,
@@ -198,9 +217,32 @@ impl World<'_> {
             Told::Application => true,
             Told::Cut(_) => false,
         };
-        if !ended {
+        if !self.front_tries_again(stream, &told) && !ended {
             self.repeat(stream);
         }
+    }
+
+    /// The proxy in front has got an answer, or none, with which it sends the request again.
+    fn front_tries_again(&mut self, stream: StreamId, told: &Told) -> bool {
+        let fails = match told {
+            Told::Answer { status, .. } => [502, 503, 504].contains(status),
+            Told::Application => false,
+            Told::Cut(_) => true,
+        };
+        fails && self.front_asks_again(stream)
+    }
+
+    fn front_asks_again(&mut self, stream: StreamId) -> bool {
+        let Stream { client, repeat, front, .. } = &self.streams[stream];
+        let (client, repeat) = (*client, *repeat);
+        let (Some(plan), Some(front)) = (self.plan.clients[client].front, front.clone()) else { return false };
+        if front.number >= plan.attempts {
+            return false;
+        }
+        let front = Some(FrontAttempt { number: front.number + 1, ..front });
+        let wait = self.stream("front_retries").random_range(MS..100 * MS);
+        self.schedule(wait, Event::ClientAsks { client, repeat, front });
+        true
     }
 
     pub(super) fn client_leaves(&mut self, stream: StreamId) {
@@ -209,14 +251,16 @@ impl World<'_> {
         }
         self.tell(Happening::Left(stream));
         self.close_stream(stream);
-        self.repeat(stream);
+        if !self.front_asks_again(stream) {
+            self.repeat(stream);
+        }
     }
 
     fn repeat(&mut self, stream: StreamId) {
         let (client, repeat) = (self.streams[stream].client, self.streams[stream].repeat);
         if repeat < self.plan.clients[client].repeats {
             let wait = self.between(100 * MS, 5 * SECOND);
-            self.schedule(wait, Event::ClientAsks { client, repeat: repeat + 1 });
+            self.schedule(wait, Event::ClientAsks { client, repeat: repeat + 1, front: None });
         }
     }
 
