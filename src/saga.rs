@@ -37,6 +37,7 @@ pub mod record;
 mod reply;
 mod resume;
 pub mod retry;
+mod shrink;
 mod state;
 mod told;
 mod transactions;
@@ -79,6 +80,11 @@ pub enum Event {
         /// As in [`Record::sequence`].
         sequence: u64,
     },
+    /// The journal takes no record as large as that of this sequence. Nothing of it was written.
+    TooLarge {
+        /// As in [`Record::sequence`].
+        sequence: u64,
+    },
     /// An attempt has ended, one way or another. Due exactly once for every [`Action::Call`].
     AttemptEnded {
         /// As in [`OutgoingCall::id`].
@@ -94,7 +100,7 @@ pub enum Event {
 #[derive(Clone, Debug, PartialEq)]
 pub enum Action {
     /// Make the record durable, then say [`Event::Written`]. A saga has at most one write outstanding.
-    Write(Record),
+    Write(Arc<Record>),
     /// Send a call, and say [`Event::AttemptEnded`] when it has ended.
     Call(OutgoingCall),
     /// Answer the client, if it is still there. At most once for a saga.
@@ -173,6 +179,7 @@ impl Saga {
     pub fn handle(&mut self, event: Event, now: Millis) -> Result<Vec<Action>, IllegalEvent> {
         match event {
             Event::Written { sequence } => self.acknowledged(sequence)?,
+            Event::TooLarge { sequence } => self.shrink(sequence, now)?,
             Event::AttemptEnded { id, result } => self.attempt_ended(id, &result, now)?,
             Event::Due => {}
         }
@@ -267,9 +274,7 @@ impl Saga {
     }
 
     fn acknowledged(&mut self, sequence: u64) -> Result<(), IllegalEvent> {
-        self.wal.acknowledged(sequence).map_err(|outstanding| IllegalEvent {
-            reason: format!("record {sequence} was acknowledged, outstanding is {outstanding:?}"),
-        })?;
+        self.wal.acknowledged(sequence).map_err(|outstanding| not_outstanding(sequence, outstanding))?;
         self.told.clone_from(&self.told_next);
         Ok(())
     }
@@ -402,6 +407,10 @@ impl Saga {
             depth: self.progress.begun.as_ref().map_or(1, |begun| begun.depth),
         }
     }
+}
+
+fn not_outstanding(sequence: u64, outstanding: Option<u64>) -> IllegalEvent {
+    IllegalEvent { reason: format!("the journal says something of record {sequence}, outstanding is {outstanding:?}") }
 }
 
 /// What a value takes in memory: small values cost far more than their text.

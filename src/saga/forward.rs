@@ -91,7 +91,7 @@ impl Saga {
         Cause { failed_step: Some(failed), reason, at: Some(now) }
     }
 
-    fn begin_compensating(&mut self, cause: Cause, now: Millis) {
+    pub(super) fn begin_compensating(&mut self, cause: Cause, now: Millis) {
         self.change(Change::Compensating(cause), now);
         self.compensating_since = now;
     }

@@ -201,7 +201,7 @@ pub fn text_bytes(value: &Json) -> usize {
 }
 
 /// How long a value is as JSON, in bytes, and a little more: exact where what it holds is large.
-fn length(value: &impl Serialize, held_bytes: usize) -> usize {
+pub(super) fn length(value: &impl Serialize, held_bytes: usize) -> usize {
     // Text may grow sixfold as JSON (`\u0000`), and what stands around it is short.
     let most = held_bytes.saturating_mul(6).saturating_add(512);
     if most <= CERTAINLY_SMALL_BYTES { most } else { json_length(value) }
@@ -370,6 +370,13 @@ impl Progress {
             }
         }
         Ok(())
+    }
+
+    /// Takes back that a step was about to be sent, where no record holds that.
+    pub(super) fn take_back_start(&mut self, index: StepIndex) {
+        if let Some(step) = self.steps.get_mut(index) {
+            *step = StepProgress::new(&std::mem::take(&mut step.name));
+        }
     }
 
     fn settle(&mut self, index: StepIndex, settlement: &Settlement) -> Result<(), IllegalTransition> {

@@ -3,7 +3,7 @@
 use serde_json::{Map, Value as Json, json};
 
 use super::answer::{Problem, Reply};
-use super::record::{Cause, Change};
+use super::record::{Cause, Change, length};
 use super::{Action, CLIENT_GRACE_MS, Millis, Report, Saga, SagaState, Told};
 use crate::definition::ReplyTemplate;
 use crate::planted::{Planted, planted};
@@ -32,8 +32,8 @@ impl Saga {
             self.actions.push(Action::Report(Report::ReplyNotRendered { reason: error.to_string() }));
             self.default_reply(template.status, state)
         });
-        let bytes = reply.held_bytes();
-        let reply = if bytes > self.bounds.record_bytes / 2 {
+        let bytes = length(&reply, reply.held_bytes());
+        let reply = if bytes > self.bounds.record_bytes {
             let reason = format!("it is larger than the journal takes: {bytes} bytes");
             self.actions.push(Action::Report(Report::ReplyNotRendered { reason }));
             self.default_reply(template.status, state)
@@ -46,6 +46,13 @@ impl Saga {
                 if state == SagaState::Completed { definition.compensated.status } else { definition.completed.status };
         }
         reply
+    }
+
+    /// The same with the default body.
+    pub(super) fn default_reply_at_end(&self, state: SagaState) -> Reply {
+        let completed = state == SagaState::Completed;
+        let template = if completed { &self.definition.completed } else { &self.definition.compensated };
+        self.with_saga_headers(self.default_reply(template.status, state), state).without_forbidden_body()
     }
 
     /// The answer to a client that has waited long enough: the saga goes on without it.

@@ -8,6 +8,8 @@
 //! Changes are numbered from 1 in the order in which they are made. Whoever must not act before a change is durable
 //! remembers its number, so it does not matter into how many records the changes are cut.
 
+use std::sync::Arc;
+
 use super::Millis;
 use super::record::{Change, Record};
 use crate::planted::{Planted, planted};
@@ -44,13 +46,15 @@ pub(super) struct Wal {
     unwritten_since: Option<Millis>,
     /// Sequence of the next record.
     next_sequence: u64,
+    /// No record is made before.
+    not_before: Millis,
     outstanding: Option<Outstanding>,
 }
 
 /// A record that the journal has not acknowledged yet.
-#[derive(Clone, Copy, Debug)]
+#[derive(Clone, Debug)]
 struct Outstanding {
-    sequence: u64,
+    record: Arc<Record>,
     /// Number of the last change that it holds.
     up_to: ChangeNumber,
 }
@@ -64,6 +68,7 @@ impl Wal {
             durable: 0,
             unwritten_since: None,
             next_sequence: sequence.saturating_add(1),
+            not_before: 0,
             outstanding: None,
         }
     }
@@ -92,8 +97,8 @@ impl Wal {
 
     /// Whether the journal has the saga's first record.
     pub(super) fn has_begun(&self) -> bool {
-        match self.outstanding {
-            Some(outstanding) => outstanding.sequence > 1,
+        match &self.outstanding {
+            Some(outstanding) => outstanding.record.sequence > 1,
             None => self.next_sequence > 1,
         }
     }
@@ -110,13 +115,13 @@ impl Wal {
     /// When what nothing awaits is to be written.
     pub(super) fn next_due(&self) -> Option<Millis> {
         let since = self.unwritten_since.filter(|_| self.outstanding.is_none())?;
-        Some(since.saturating_add(WRITTEN_WITHIN_MS))
+        Some(since.saturating_add(WRITTEN_WITHIN_MS).max(self.not_before))
     }
 
     /// The next record: as many of the unwritten changes, in order, as the journal takes at once. None: one is
     /// outstanding, or there is nothing to write.
-    pub(super) fn next_record(&mut self, bounds: Bounds, now: Millis) -> Option<Record> {
-        if self.outstanding.is_some() || self.unwritten.is_empty() {
+    pub(super) fn next_record(&mut self, bounds: Bounds, now: Millis) -> Option<Arc<Record>> {
+        if self.outstanding.is_some() || self.unwritten.is_empty() || now < self.not_before {
             return None;
         }
         let mut changes = self.take_what_fits(bounds);
@@ -125,10 +130,11 @@ impl Wal {
             changes.retain(|change| !matches!(change, Change::InFlight { .. }));
         }
         let left = u64::try_from(self.unwritten.len()).unwrap_or(u64::MAX);
-        self.outstanding = Some(Outstanding { sequence, up_to: self.made.saturating_sub(left) });
+        let record = Arc::new(Record::new(sequence, changes));
+        self.outstanding = Some(Outstanding { record: Arc::clone(&record), up_to: self.made.saturating_sub(left) });
         self.next_sequence = sequence.saturating_add(1);
         self.unwritten_since = (left > 0).then_some(now);
-        Some(Record::new(sequence, changes))
+        Some(record)
     }
 
     fn take_what_fits(&mut self, bounds: Bounds) -> Vec<Change> {
@@ -148,13 +154,31 @@ impl Wal {
 
     /// The journal holds the record of this sequence. The error says which one was outstanding.
     pub(super) fn acknowledged(&mut self, sequence: u64) -> Result<(), Option<u64>> {
-        match self.outstanding {
-            Some(outstanding) if outstanding.sequence == sequence => {
-                self.durable = outstanding.up_to;
-                self.outstanding = None;
-                Ok(())
-            }
-            other => Err(other.map(|outstanding| outstanding.sequence)),
+        self.durable = self.take_outstanding(sequence)?.up_to;
+        Ok(())
+    }
+
+    /// The journal takes no record as large as that of this sequence: gives its changes, which no record holds any more.
+    /// The error says which one was outstanding.
+    pub(super) fn refused(&mut self, sequence: u64) -> Result<Vec<Change>, Option<u64>> {
+        let outstanding = self.take_outstanding(sequence)?;
+        self.next_sequence = sequence;
+        Ok(Arc::unwrap_or_clone(outstanding.record).changes)
+    }
+
+    /// Takes changes of a refused record back, before all that came after them. No record is made before then.
+    pub(super) fn put_back(&mut self, mut changes: Vec<Change>, now: Millis, not_before: Millis) {
+        changes.append(&mut self.unwritten);
+        self.unwritten = changes;
+        self.unwritten_since = Some(now);
+        self.not_before = not_before;
+    }
+
+    fn take_outstanding(&mut self, sequence: u64) -> Result<Outstanding, Option<u64>> {
+        let found = self.outstanding.as_ref().map(|outstanding| outstanding.record.sequence);
+        match self.outstanding.take_if(|outstanding| outstanding.record.sequence == sequence) {
+            Some(outstanding) => Ok(outstanding),
+            None => Err(found),
         }
     }
 }

@@ -122,3 +122,48 @@ fn what_a_saga_holds_is_counted_whole() {
     world.heal();
     assert_eq!(world.ended, Some(SagaState::Completed));
 }
+
+/// etcd may be set to take less than it does by default.
+#[test]
+fn a_record_that_the_journal_takes_in_no_case_makes_the_saga_compensate_with_a_small_one() {
+    let mut world = begin_steps(&[by_id("hotel", &[]), by_id("car", &["hotel"])]);
+    end_as(&mut world, "hotel", booked(9_000));
+    world.refuse_as_too_large();
+    let record = world.outstanding.as_ref().expect("a small one");
+    assert!(serde_json::to_vec(record).is_ok_and(|bytes| bytes.len() < 1_000), "{record:?}");
+    world.heal();
+    assert_eq!(world.ended, Some(SagaState::Compensated));
+    assert_eq!(world.sent_names(), ["hotel.t", "hotel.c"], "the car was about to be sent, and is not");
+    let told = world.reply.and_then(|reply| reply.body).expect("told");
+    assert!(told.contains("takes no record as large"), "{told}");
+}
+
+#[test]
+fn an_end_that_the_journal_takes_in_no_case_is_told_with_the_default_reply() {
+    let mut world = begin_steps(&[by_id("hotel", &[])]);
+    end_as(&mut world, "hotel", booked(9_000));
+    world.refuse_as_too_large();
+    assert!(world.outstanding.as_ref().is_some_and(Record::ends), "without what was answered, the end fits as well");
+    world.refuse_as_too_large();
+    world.heal();
+    assert_eq!(world.ended, Some(SagaState::Completed));
+    let reply = world.reply.expect("told");
+    assert_eq!(reply.status, 201);
+    assert!(reply.body.is_some_and(|body| body.contains("saga_status")));
+}
+
+#[test]
+fn a_saga_of_which_the_journal_takes_not_even_a_small_record_is_stuck_and_tries_again() {
+    let mut world = begin_steps(&[by_id("hotel", &[]), by_id("car", &["hotel"])]);
+    end_as(&mut world, "hotel", booked(9_000));
+    world.refuse_as_too_large();
+    world.refuse_as_too_large();
+    assert_eq!(world.outstanding, None);
+    assert!(matches!(&world.reports[..], [Report::Stuck { .. }]));
+    world.wait(4_999);
+    assert_eq!(world.outstanding, None);
+    world.wait(1);
+    world.acknowledge();
+    world.heal();
+    assert_eq!(world.ended, Some(SagaState::Compensated));
+}

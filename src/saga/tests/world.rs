@@ -135,6 +135,12 @@ impl World {
         self.feed(Event::Written { sequence });
     }
 
+    /// The journal takes no record as large as the outstanding one.
+    pub fn refuse_as_too_large(&mut self) {
+        let record = self.outstanding.take().expect("a record is outstanding");
+        self.feed(Event::TooLarge { sequence: record.sequence });
+    }
+
     /// An attempt under way ends. Participants keep their word: one key is done once, a refusal is for good.
     pub fn end_attempt(&mut self, index: usize, behaviour: Behaviour) {
         if self.in_flight.is_empty() {
@@ -264,7 +270,7 @@ impl World {
         assert!(self.ended.is_none() || actions.is_empty(), "{actions:?} after the end");
         for action in actions {
             match action {
-                Action::Write(record) => self.take_record(record),
+                Action::Write(record) => self.take_record(Arc::unwrap_or_clone(record)),
                 Action::Call(call) => self.take_call(call),
                 Action::Reply(reply) => {
                     assert!(self.reply.is_none(), "the client was told twice");
