@@ -370,6 +370,9 @@ impl<J: Journal> Coordinator<J> {
             Acknowledgement::Refused => {
                 self.refused_by_journal(host, key, &Problem::overload("the journal cannot take another saga now"));
             }
+            Acknowledgement::TooLarge if self.sagas.get(&key).is_some_and(|entry| entry.saga.has_begun()) => {
+                return Some(Event::TooLarge { sequence });
+            }
             Acknowledgement::TooLarge => self.refused_by_journal(host, key, &too_large_for_the_journal()),
             Acknowledgement::KeyTaken => self.was_begun_elsewhere(host, key),
         }

@@ -72,7 +72,7 @@ pub enum Acknowledgement {
     Lost,
     /// The journal has no room, or cannot be reached. Only of a saga's first record: nothing was written.
     Refused,
-    /// The record is larger than the journal takes. Only of a saga's first record: nothing was written.
+    /// The record is larger than the journal takes: nothing was written. The saga may write a smaller one in its place.
     TooLarge,
     /// Another saga has begun under the start key. Only of a saga's first record: nothing was written.
     KeyTaken,
@@ -149,8 +149,6 @@ pub struct News {
     pub orphans: Vec<Orphan>,
     /// Sagas that have been set aside, each with the reason.
     pub quarantined: Vec<(String, String)>,
-    /// Sagas that go on only once the journal takes what it refuses now, each with the reason.
-    pub stuck: Vec<(SagaId, String)>,
 }
 
 /// Whether a saga is ours.

@@ -1,6 +1,6 @@
 //! What a journal asks and what it tells, where it is not in the proxy itself.
 
-use super::{Callout, Coordinator, Counter, Host, ownership};
+use super::{Callout, Coordinator, Host, ownership};
 use crate::journal::{Fate, Journal, News};
 use crate::saga::{AttemptResult, Millis};
 
@@ -45,10 +45,6 @@ impl<J: Journal> Coordinator<J> {
         }
         for (saga, why) in news.quarantined {
             ownership::quarantined(host, &saga, &why);
-        }
-        for (saga, why) in news.stuck {
-            log::error!("saga {saga} is stuck: the journal does not take its next record: {why}");
-            host.count(Counter::Stuck);
         }
     }
 }

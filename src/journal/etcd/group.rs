@@ -254,10 +254,12 @@ impl EtcdJournal {
                     if !self.is_stale(&queued) && self.refuse(&queued.wish, why) {
                         continue;
                     }
-                    log::warn!("etcd refuses {}: {refusal}; it is tried again", queued.wish);
-                    if refusal.is_of_size() {
-                        self.becomes_stuck(&queued.wish, refusal.to_string());
+                    let is_too_large = refusal.is_of_size() && !self.is_stale(&queued);
+                    if is_too_large && self.refuse_as_too_large(&queued.wish) {
+                        log::warn!("etcd does not take {}: {refusal}", queued.wish);
+                        continue;
                     }
+                    log::warn!("etcd refuses {}: {refusal}; it is tried again", queued.wish);
                     self.again(queued, false, now);
                 }
             }

@@ -162,7 +162,7 @@ impl EtcdJournal {
     /// A suspect is being taken over, or has not outlived it yet.
     fn has_suspect(&self) -> bool {
         self.takeovers.suspect.as_ref().is_some_and(|suspect| {
-            let on_probation = self.sagas.get(suspect).is_some_and(|kept| kept.head.on_probation && !kept.is_stuck);
+            let on_probation = self.sagas.get(suspect).is_some_and(|kept| kept.head.on_probation);
             self.takeovers.taking.contains(suspect) || on_probation
         })
     }

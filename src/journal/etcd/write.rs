@@ -24,8 +24,6 @@ pub(super) struct Kept {
     /// Its begin was repeated, so a copy of it may arrive after the saga's end. Its start key refuses that, or else what is
     /// left of it until then.
     begun_twice: bool,
-    /// What it has to write is too large for etcd.
-    pub(super) is_stuck: bool,
 }
 
 /// What becomes of a saga whose VM has lost its lease.
@@ -40,7 +38,7 @@ pub(super) enum AfterTheLease {
 
 impl Kept {
     pub(super) fn taken(head: Head, revision: i64) -> Kept {
-        Kept { head, revision, pending: None, head_under_way: false, begun_twice: false, is_stuck: false }
+        Kept { head, revision, pending: None, head_under_way: false, begun_twice: false }
     }
 
     pub(super) fn is_being_written(&self) -> bool {
@@ -108,7 +106,7 @@ impl EtcdJournal {
             quarantined: None,
         };
         let pending = Some(Pending::of(entry.record, head.clone()));
-        let kept = Kept { head, revision: 0, pending, head_under_way: false, begun_twice: false, is_stuck: false };
+        let kept = Kept { head, revision: 0, pending, head_under_way: false, begun_twice: false };
         self.sagas.insert(entry.saga.to_owned(), kept);
         self.queue.wants_session = true;
         if entry.start.is_some() {
@@ -283,13 +281,13 @@ impl EtcdJournal {
         true
     }
 
-    /// What a saga has to write is larger than etcd takes: it goes on only once etcd takes it. Told once.
-    pub(super) fn becomes_stuck(&mut self, wish: &Wish, why: String) {
-        let Wish::Write(saga) = wish else { return };
-        let Some(kept) = self.sagas.get_mut(saga) else { return };
-        if !std::mem::replace(&mut kept.is_stuck, true) {
-            self.news.stuck.push((saga.clone(), why));
-        }
+    /// A record is larger than etcd takes, so it was not written, and will not be. False: it is something else.
+    pub(super) fn refuse_as_too_large(&mut self, wish: &Wish) -> bool {
+        let Wish::Write(saga) = wish else { return false };
+        let Some(kept) = self.sagas.get_mut(saga).filter(|kept| kept.revision > 0) else { return false };
+        let Some(pending) = kept.pending.take() else { return false };
+        self.tell_fate(saga, pending.sequence, Acknowledgement::TooLarge);
+        true
     }
 
     /// No lease can be had: what was to begin does not.
