@@ -10,7 +10,7 @@ use std::collections::BTreeMap;
 use libfuzzer_sys::{fuzz_mutator, fuzz_target};
 use sagabox::definition::Retained;
 use sagabox::journal::{Conflict, Journal, SharedData, SharedJournal, StartKey, Version};
-use sagabox::saga::{Event, Saga};
+use sagabox::saga::{Bounds, Event, Saga};
 use sagabox_fuzz::{Forms, mutate, remember};
 use serde_json::{Value, json};
 
@@ -79,7 +79,7 @@ fuzz_target!(|data: &[u8]| {
         let now = heir.next_due();
         for orphan in heir.tick(&mut shared, now).orphans {
             taken_over.extend(orphan.progress.begun.as_ref().map(|begun| begun.id.clone()));
-            if let Ok((mut saga, _)) = Saga::resume(orphan.into(), now) {
+            if let Ok((mut saga, _)) = Saga::resume(orphan.resume(Bounds::NONE), now) {
                 // Whatever it is, it goes on, and is due at some time or over.
                 let _ = saga.handle(Event::Due, now.saturating_add(60_000));
             }
