@@ -13,8 +13,8 @@ use libfuzzer_sys::{fuzz_mutator, fuzz_target};
 use sagabox::definition::EtcdSettings;
 use sagabox::facts::ParticipantResponse;
 use sagabox::journal::{Conflict, Entry, EtcdJournal, Journal, News, SharedData, StartKey, Version};
-use sagabox::saga::record::{Begun, Change, RECORD_VERSION, Record};
-use sagabox::saga::{AttemptResult, Event, Saga};
+use sagabox::saga::record::{Begun, Change, Record};
+use sagabox::saga::{AttemptResult, Bounds, Event, Saga};
 use sagabox_fuzz::{Forms, mutate, remember};
 use serde_json::{Value, json};
 
@@ -72,13 +72,14 @@ fn record() -> Record {
         forwarded: Vec::new(),
         begun_at: 1,
         deadline: 10_001,
+        depth: 1,
     };
-    Record { version: RECORD_VERSION, sequence: 1, changes: vec![Change::Begun(begun)] }
+    Record::new(1, vec![Change::Begun(begun)])
 }
 
 fn resume(news: News, now: u64) {
     for orphan in news.orphans {
-        if let Ok((mut saga, _)) = Saga::resume(orphan.into(), now) {
+        if let Ok((mut saga, _)) = Saga::resume(orphan.resume(Bounds::NONE), now) {
             // Whatever it is, it goes on, and is due at some time or over.
             let _ = saga.handle(Event::Due, now.saturating_add(60_000));
         }
