@@ -54,17 +54,22 @@ fn print_matrix(outcomes: &[Outcome]) {
 }
 
 #[tokio::test]
-async fn a_refusal_after_an_unknown_outcome_is_no_rejection() {
-    use Kind::{ApplyNoAnswer, Error500After, Error500Before, NotJson, Refuse, TooMany429, Unavailable503};
+async fn after_an_unknown_outcome_only_the_participants_own_word_is_a_rejection() {
+    use Kind::{ApplyNoAnswer, Error500After, Error500Before, NoRoute, NotJson, Refuse, TooMany429, Unavailable503};
     let trip = Trip::start().await.unwrap();
-    let sequences: [&[Kind]; 9] = [
+    let sequences: [&[Kind]; 13] = [
         &[Error500Before, Refuse],
-        &[Error500After, Refuse],
         &[TooMany429, Error500Before, Refuse],
         &[Error500Before, TooMany429, Unavailable503],
-        // Refused, too, when it is asked what has become of it: then there is nothing to undo.
-        &[Error500Before, Refuse, Refuse],
+        // Refused when it is asked what has become of it: then there is nothing to undo.
         &[Error500Before, Error500Before, Error500Before, Error500Before, Refuse],
+        // The path answers for a while: before anything was sent, once it may have been done, while that is asked.
+        &[NoRoute],
+        &[TooMany429, NoRoute],
+        &[Error500After, NoRoute, NoRoute],
+        &[Error500After, Error500Before, Error500Before, NoRoute, NoRoute, NoRoute],
+        &[Error500Before, NoRoute, Refuse],
+        &[Error500Before, Error500Before, Error500Before, NoRoute, Refuse],
         &[TooMany429, Unavailable503, TooMany429],
         &[Unavailable503, Refuse],
         &[ApplyNoAnswer, NotJson],

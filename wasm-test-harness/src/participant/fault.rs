@@ -28,6 +28,8 @@ pub enum Action {
 pub enum FaultKind {
     /// Does nothing and answers 422.
     Refuse,
+    /// Does nothing and answers 404, as a proxy on the path does that has no route.
+    NoRoute,
     /// Waits `delay_ms`, then does it and answers, also when the caller has gone by then. With `applies`: does it
     /// at once and answers after `delay_ms`.
     Delay,
@@ -67,7 +69,7 @@ impl FaultKind {
     /// Whether it does what was asked, and whether it may be told otherwise.
     fn applies(self) -> (bool, bool) {
         match self {
-            Self::Refuse | Self::Unavailable503 | Self::TooMany429 => (false, false),
+            Self::Refuse | Self::NoRoute | Self::Unavailable503 | Self::TooMany429 => (false, false),
             Self::Hang | Self::Delay | Self::Reset | Self::Error500 => (false, true),
             Self::Truncate => (true, true),
             Self::ApplyNoAnswer | Self::BigAnswer | Self::StrangeHeaders | Self::Trailers | Self::NotJson => {

@@ -190,6 +190,7 @@ impl Service {
             FaultKind::Refuse => {
                 answer::plain(&Outcome::error(StatusCode::UNPROCESSABLE_ENTITY, "refused, as was ordered"))
             }
+            FaultKind::NoRoute => answer::plain(&Outcome::error(StatusCode::NOT_FOUND, "no route, as was ordered")),
             FaultKind::Delay => answer::plain(&self.delay(fault, done, asked).await?),
             FaultKind::Hang | FaultKind::ApplyNoAnswer => match say_nothing(&asked.line).await {},
             FaultKind::Reset => match asked.line.reset().await {},

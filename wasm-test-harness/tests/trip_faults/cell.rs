@@ -9,6 +9,8 @@ use harness::trip::{Trip, per_try_timeout};
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 pub enum Kind {
     Refuse,
+    /// A proxy on the path has no route. After an unknown attempt it says nothing; not in [`Kind::ALL`].
+    NoRoute,
     /// Shorter than the attempt may take.
     Slow,
     /// Longer than the attempt may take: done when nobody waits any more.
@@ -63,6 +65,7 @@ impl Kind {
         let of = |kind| Fault::new(guest, action, kind);
         match self {
             Kind::Refuse => of(FaultKind::Refuse),
+            Kind::NoRoute => of(FaultKind::NoRoute),
             Kind::Slow => of(FaultKind::Delay).delay(Duration::from_millis(300)),
             Kind::Late => of(FaultKind::Delay).delay(per_try_timeout(role) + Duration::from_millis(500)),
             Kind::ApplyNoAnswer => of(FaultKind::ApplyNoAnswer),

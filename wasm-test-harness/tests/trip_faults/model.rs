@@ -56,6 +56,8 @@ enum Comes {
     /// A success whose body can be read, or not.
     Success(bool),
     Refusal,
+    /// A refusal that may not be the participant's.
+    OfThePath,
     NotNow,
     /// Unknown.
     Nothing,
@@ -81,6 +83,7 @@ impl Attempts {
             None | Some(Kind::Slow | Kind::StrangeHeaders | Kind::Trailers) => Comes::Success(true),
             Some(Kind::NotJson | Kind::Big2MiB) => Comes::Success(false),
             Some(Kind::Refuse) => Comes::Refusal,
+            Some(Kind::NoRoute) => Comes::OfThePath,
             Some(Kind::Unavailable503 | Kind::TooMany429) => {
                 self.now += RETRY_AFTER;
                 Comes::NotNow
@@ -104,10 +107,10 @@ impl Attempts {
         loop {
             match self.next() {
                 Comes::Success(readable) if readable || !self.needs_answer() => return Settled::Succeeded { readable },
-                Comes::Refusal if unknown => return Settled::Unknown,
                 Comes::Refusal => return Settled::Rejected,
+                Comes::OfThePath if !unknown => return Settled::Rejected,
                 Comes::NotNow => {}
-                Comes::Success(_) | Comes::Nothing => unknown = true,
+                Comes::Success(_) | Comes::OfThePath | Comes::Nothing => unknown = true,
             }
             if self.count == MAX_ATTEMPTS || self.now >= DEADLINE {
                 return if unknown { Settled::Unknown } else { Settled::Rejected };
@@ -121,7 +124,7 @@ impl Attempts {
             match self.next() {
                 Comes::Success(true) => return true,
                 Comes::Refusal => return false,
-                Comes::Success(false) | Comes::NotNow | Comes::Nothing => {}
+                Comes::Success(false) | Comes::OfThePath | Comes::NotNow | Comes::Nothing => {}
             }
         }
     }
@@ -132,7 +135,7 @@ impl Attempts {
         loop {
             match self.next() {
                 Comes::Success(_) => return refused,
-                Comes::Refusal => {
+                Comes::Refusal | Comes::OfThePath => {
                     refused = true;
                     self.now += MAX_INTERVAL;
                 }

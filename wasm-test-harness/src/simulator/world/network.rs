@@ -237,6 +237,7 @@ impl World<'_> {
         };
         match fault.fault {
             FaultKind::Refuse => self.deal(call, false, Answer::error(422, "refused, as was ordered"), deed),
+            FaultKind::NoRoute => self.deal(call, false, Answer::error(404, "no route, as was ordered"), deed),
             FaultKind::Error500 => self.deal(call, false, Answer::error(500, "failed, as was ordered"), deed),
             FaultKind::Trailers => self.deal(call, false, shown, deed),
             FaultKind::Delay => {
