@@ -5,6 +5,7 @@ mod examples;
 mod key_lifetime;
 mod large;
 mod late_begin;
+mod participants;
 mod path_lies;
 mod properties;
 mod takeover;

@@ -2,8 +2,10 @@
 
 use std::time::{Duration, Instant};
 
+use harness::envoy::Envoy;
+use harness::loopback::Client;
 use harness::participant::{Action, Fault, FaultKind};
-use harness::trip::{Downstream, History, STEPS, Trip, TripRequest, per_try_timeout, saga_definition};
+use harness::trip::{BodyMode, Downstream, History, STEPS, Trip, TripRequest, per_try_timeout, saga_definition};
 use serde_json::json;
 use serde_yaml_ng::Value as Yaml;
 
@@ -147,5 +149,65 @@ async fn a_client_whose_saga_is_not_undone_in_time_is_told_so_and_the_saga_goes_
     trip.wait_until_held("pat", &[], SOON).await.unwrap();
     let history = trip.history("pat").unwrap();
     assert_rules(&history, answer.header("saga-id"));
+    trip.check_filter_is_well().await.unwrap();
+}
+
+/// A proxy in front that gives every attempt half a second, and makes three.
+const IN_FRONT: &str = r#"
+admin: {address: {socket_address: {address: 127.0.0.1, port_value: 0}}}
+static_resources:
+  listeners:
+  - name: front
+    address: {socket_address: {address: 127.0.0.1, port_value: 0}}
+    filter_chains:
+    - filters:
+      - name: envoy.filters.network.http_connection_manager
+        typed_config:
+          "@type": type.googleapis.com/envoy.extensions.filters.network.http_connection_manager.v3.HttpConnectionManager
+          stat_prefix: front
+          route_config:
+            virtual_hosts:
+            - name: travel
+              domains: ["*"]
+              include_request_attempt_count: true
+              routes:
+              - match: {prefix: /}
+                route:
+                  cluster: travel
+                  timeout: 10s
+                  retry_policy: {retry_on: "5xx,reset", num_retries: 4, per_try_timeout: 0.5s}
+          http_filters:
+          - name: envoy.filters.http.router
+            typed_config: {"@type": type.googleapis.com/envoy.extensions.filters.http.router.v3.Router}
+  clusters:
+  - name: travel
+    type: STATIC
+    connect_timeout: 1s
+    load_assignment: {cluster_name: travel, endpoints: []}
+"#;
+
+/// Seen without it: two trips. The client sends no key, and knows of no retry.
+#[tokio::test]
+async fn a_proxy_in_front_that_tries_again_books_one_trip() {
+    let trip = Trip::start_with(|envoy| envoy.workers(2)).await.unwrap();
+    let front = Envoy::from_yaml(IN_FRONT).upstream("travel", trip.address(BodyMode::Option)).start().await.unwrap();
+    let guest = "ona";
+    let slow = Fault::new(guest, Action::Transaction, FaultKind::Delay).delay(Duration::from_millis(1_200));
+    trip.hotel.set_fault(slow).unwrap();
+    let request = TripRequest::of(guest);
+    let url = format!("http://{}/trips", front.listener("front"));
+    let answer = Client::http1().post_json(&url, &request.body(), &[]).await.unwrap();
+    assert_eq!(answer.status, 201, "{answer:?}");
+    assert_eq!(
+        (answer.header("saga-status"), answer.header("idempotency-replayed")),
+        (Some("completed"), Some("true"))
+    );
+    trip.wait_until_held(guest, request.steps(), SOON).await.unwrap();
+    let history = trip.history(guest).unwrap();
+    for step in ["hotel", "flight"] {
+        assert_eq!(history.calls(step, Action::Transaction).len(), 1, "{step}\n{}", history.table());
+    }
+    let retries = front.stats(r"^cluster\.travel\.upstream_rq_retry$").await.unwrap();
+    assert!(retries.values().sum::<u64>() >= 2, "the proxy in front has tried again: {retries:?}");
     trip.check_filter_is_well().await.unwrap();
 }

@@ -10,9 +10,18 @@ use crate::participant::Action;
 use crate::simulator::model::{Configuration, SagaModel};
 
 /// Headers of a request to a participant that are not compared by name: HTTP's and Envoy's own, and `host`, which has a
-/// place of its own.
-const NOT_THE_FILTERS: [&str; 8] =
-    ["host", "x-request-id", "content-length", "transfer-encoding", "connection", "date", "server", "user-agent"];
+/// place of its own; and what depends on the time.
+const NOT_THE_FILTERS: [&str; 9] = [
+    "saga-deadline",
+    "host",
+    "x-request-id",
+    "content-length",
+    "transfer-encoding",
+    "connection",
+    "date",
+    "server",
+    "user-agent",
+];
 /// The same, by how they begin.
 const NOT_THE_FILTERS_BEGIN: [&str; 3] = [":", "x-envoy-", "x-forwarded-"];
 
