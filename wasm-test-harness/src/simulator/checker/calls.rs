@@ -21,6 +21,9 @@ impl<'a> View<'a> {
             self.wrong(rule, format!("{name}: {what}"));
         }
         let now = self.now;
+        if let Some(saga) = self.sagas.get_mut(record.header("saga-id")) {
+            saga.failed_before |= saga.may_have_failed(now);
+        }
         let number = record.header("saga-attempt").parse().unwrap_or(0);
         let until = now + Nanos::from(record.callout.timeout_ms) * MS;
         if let Some(half) = self.half(record) {
@@ -98,6 +101,7 @@ impl<'a> View<'a> {
             told: None,
             reply: None,
             told_compensating: false,
+            may_miss_etcd: self.may_miss_etcd,
             key_lifetime: self.plan.key_lifetime(),
             durable: BTreeMap::new(),
             awaited: Vec::new(),

@@ -200,7 +200,8 @@ impl<'a> View<'a> {
             self.wrong(Rule::NotConverged, "the run does not come to an end".to_owned());
         }
         let stuck = self.stuck_for_age();
-        for (vm, root) in outcome.open_roots.iter().filter(|_| stuck.is_empty()) {
+        let may_stay_open = self.plan.key_lifetime().is_some();
+        for (vm, root) in outcome.open_roots.iter().filter(|_| !may_stay_open) {
             self.wrong(Rule::Left, format!("root {root} of {vm:?} has a saga in the end"));
         }
         if outcome.illegal_events > 0 {
@@ -211,8 +212,12 @@ impl<'a> View<'a> {
                 self.wrong(Rule::Left, format!("proxy{proxy}: {what}"));
             }
         }
-        let is_stuck = |what: &&String| stuck.iter().any(|saga| what.contains(saga.as_str()));
-        for what in outcome.left_in_etcd.iter().filter(|what| !is_stuck(what)) {
+        // So may be one that was begun and of which nothing was sent.
+        let is_seen = |what: &String| self.sagas.keys().any(|saga| what.contains(saga.as_str()));
+        let is_stuck =
+            |what: &&String| stuck.iter().any(|saga| what.contains(saga.as_str())) || (may_stay_open && !is_seen(what));
+        let left: Vec<&String> = outcome.left_in_etcd.iter().filter(|what| !is_stuck(what)).collect();
+        for what in left {
             self.wrong(Rule::Left, format!("etcd: {what}"));
         }
         let ended = self.gone.len();
@@ -248,7 +253,10 @@ impl<'a> View<'a> {
     }
 
     fn check_kept(&self, proxy: usize, kept: &Kept, stuck: &BTreeSet<String>) -> Option<String> {
-        if let Some(saga) = kept.open.iter().find(|saga| !stuck.contains(*saga)) {
+        let is_seen = |saga: &String| self.sagas.contains_key(saga);
+        let may_stay_open =
+            |saga: &String| stuck.contains(saga) || (self.plan.key_lifetime().is_some() && !is_seen(saga));
+        if let Some(saga) = kept.open.iter().find(|saga| !may_stay_open(saga)) {
             return Some(format!("saga {saga} is left open"));
         }
         if let Some(key) = kept.unreadable.first() {

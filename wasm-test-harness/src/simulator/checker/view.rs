@@ -30,12 +30,14 @@ pub(super) struct SagaView<'a> {
     /// From when its deadline may count: a journal that is elsewhere takes its time before the first call.
     pub(super) asked_at: Nanos,
     pub(super) steps: BTreeMap<&'a str, StepView>,
-    /// It had failed to the knowledge of an owner before this one, which may have recorded that.
+    /// It had failed, or may have, to the knowledge of an owner, which may have recorded that.
     pub(super) failed_before: bool,
     /// The end that a client was told.
     pub(super) told: Option<&'static str>,
     /// What was in that answer: who asks again is told the same.
     pub(super) reply: Option<Vec<u8>>,
+    /// Its journal may not answer for a while.
+    pub(super) may_miss_etcd: bool,
     /// For how long participants keep its keys.
     pub(super) key_lifetime: Option<Nanos>,
     /// Some client was told that it is being undone.
@@ -107,9 +109,10 @@ impl SagaView<'_> {
     /// The participant may have forgotten the key of a transaction, or will soon. The filter counts from when it first tried to
     /// send it.
     fn key_is_forgotten(&self, transaction: &Half, now: Nanos) -> bool {
-        self.key_lifetime
-            .zip(transaction.first_tried_at)
-            .is_some_and(|(lifetime, first)| first + lifetime < now + SECOND)
+        // An owner before may have written that it would, and be gone before it did; or the write took long.
+        let written = (self.epoch > 1 || self.may_miss_etcd).then_some(self.asked_at);
+        let first = if self.may_miss_etcd { written } else { transaction.first_tried_at.or(written) };
+        self.key_lifetime.zip(first).is_some_and(|(lifetime, first)| first + lifetime < now + SECOND)
     }
 
     /// Whether a step may have been done to the knowledge of its owner, and it is too late to ask: nobody but an operator can
