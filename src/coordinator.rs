@@ -17,8 +17,9 @@ use std::sync::Arc;
 
 use crate::definition::{Definition, Limits};
 use crate::facts::{self, ClientRequest};
-use crate::journal::{self, Acknowledgement, Journal, JournalCall, Ownership, SharedData, StartKey};
+use crate::journal::{self, Acknowledgement, Found, Journal, JournalCall, KeyRole, Ownership, RequestKey, SharedData};
 use crate::planted::{Planted, planted};
+use crate::saga::record::Record;
 use crate::saga::{
     Action, AttemptResult, Begin, CallId, DispatchRefusal, Event, JOURNAL_TOO_SLOW, Millis, OutgoingCall, Problem,
     Reply, Report, Saga, SagaId,
@@ -128,7 +129,7 @@ enum Callout {
 struct Entry {
     saga: Saga,
     client: Option<Client>,
-    start: Option<StartKey>,
+    known_by: Option<RequestKey>,
     due: Option<Millis>,
     held_bytes: usize,
 }
@@ -172,19 +173,27 @@ impl<J: Journal> Coordinator<J> {
     /// and 503 past the limits.
     pub fn begin(&mut self, host: &mut impl Host, matched: MatchedRequest) {
         let client = matched.client;
-        if let Some(refusal) = self.refusal(&matched.request) {
-            return host.reply(client, &refusal);
+        if matched.request.body.len() > self.limits.max_body {
+            return host.reply(client, &too_large(self.limits.max_body));
         }
         let Some(depth) = depth::of(&matched.request) else { return host.reply(client, &depth::too_deep()) };
         let facts = facts::request(&matched.request, &matched.params);
-        let start = match StartKey::of(&matched.definition, &matched.request, &facts) {
-            Ok(start) => start,
+        let known_by = match RequestKey::of(&matched.definition, &matched.request, &facts) {
+            Ok(known_by) => known_by,
             Err(why) => return host.reply(client, &not_usable(format!("start_key: {why}"))),
         };
-        if let Some(start) = &start
+        let is_full = self.is_full(&matched.request);
+        if is_full && planted(Planted::OverloadToldBeforeTheKeyIsLookedUp) {
+            return host.reply(client, &full());
+        }
+        if let Some(RequestKey { start, role: KeyRole::Joins }) = &known_by
             && self.repeats(host, client, &matched.definition, start)
         {
             return;
+        }
+        if is_full {
+            let start = known_by.as_ref().filter(|key| key.role == KeyRole::Joins).map(|key| &key.start);
+            return self.refuse_unless_begun_before(host, client, &matched.definition, start, full());
         }
         let now = host.now();
         let id = uuid::Builder::from_unix_timestamp_millis(now, &host.random()).into_uuid().to_string();
@@ -195,6 +204,7 @@ impl<J: Journal> Coordinator<J> {
             forwarded: forwarded(&matched.request, &self.forward_headers),
             request: facts,
             depth,
+            who: journal::who(&matched.definition, &matched.request),
             bounds: self.journal.bounds(),
         };
         match Saga::begin(begin, now) {
@@ -203,10 +213,11 @@ impl<J: Journal> Coordinator<J> {
                     true => too_large_for_the_journal(),
                     false => not_usable(refused.to_string()),
                 };
-                self.refuse_unless_begun_before(host, client, &matched.definition, start.as_ref(), refusal);
+                let start = known_by.as_ref().map(|key| &key.start);
+                self.refuse_unless_begun_before(host, client, &matched.definition, start, refusal);
             }
             Ok((saga, actions)) => {
-                let key = self.add(saga, Some(client), start);
+                let key = self.add(saga, Some(client), self.without_one_that_is_taken(host, known_by));
                 self.run(host, key, actions, now);
             }
         }
@@ -270,23 +281,23 @@ impl<J: Journal> Coordinator<J> {
         self.held_bytes
     }
 
-    fn refusal(&self, request: &ClientRequest) -> Option<Reply> {
-        if request.body.len() > self.limits.max_body {
-            return Some(too_large(self.limits.max_body));
-        }
-        let full = self.sagas.len().saturating_add(self.waiting.count()) >= self.limits.max_sagas;
-        if full || self.held_bytes.saturating_add(request.body.len()) > self.limits.max_bytes {
-            return Some(Problem::overload("as many sagas are under way as this proxy takes"));
-        }
-        None
+    /// Whether no further saga is taken. Clients that wait for one that others have begun have a room of their own.
+    fn is_full(&self, request: &ClientRequest) -> bool {
+        let bytes = self.held_bytes.saturating_add(request.body.len());
+        self.sagas.len() >= self.limits.max_sagas || bytes > self.limits.max_bytes
     }
 
-    fn add(&mut self, saga: Saga, client: Option<Client>, start: Option<StartKey>) -> Key {
+    /// A first attempt of a proxy in front begins a saga without a key, if another has begun under the same.
+    fn without_one_that_is_taken(&self, host: &impl Host, known_by: Option<RequestKey>) -> Option<RequestKey> {
+        known_by.filter(|key| key.role == KeyRole::Joins || self.journal.find(host, &key.start) == Found::Nothing)
+    }
+
+    fn add(&mut self, saga: Saga, client: Option<Client>, known_by: Option<RequestKey>) -> Key {
         self.next_key = self.next_key.wrapping_add(1);
         let key = self.next_key;
         self.clients.extend(client.map(|client| (client, key)));
         self.keys.insert(saga.id().to_owned(), key);
-        self.sagas.insert(key, Entry { saga, client, start, due: None, held_bytes: 0 });
+        self.sagas.insert(key, Entry { saga, client, known_by, due: None, held_bytes: 0 });
         key
     }
 
@@ -320,16 +331,7 @@ impl<J: Journal> Coordinator<J> {
     fn perform(&mut self, host: &mut impl Host, key: Key, action: Action, now: Millis) -> Option<Event> {
         let entry = self.sagas.get_mut(&key)?;
         match action {
-            Action::Write(record) => {
-                let sequence = record.sequence;
-                let saga = &entry.saga;
-                let start = entry.start.as_ref();
-                let record = journal::Entry { saga: saga.id(), epoch: saga.epoch(), record: &record, start, now };
-                match self.journal.write(host, record) {
-                    Acknowledgement::Pending => {}
-                    known => return self.acknowledged(host, key, sequence, known),
-                }
-            }
+            Action::Write(record) => return self.write(host, key, &record, now),
             // What was refused just before may have made the saga compensate.
             Action::Call(call) if !entry.saga.still_wants(&call.id) => {
                 let result = AttemptResult::NotSent(DispatchRefusal::Obsolete);
@@ -356,6 +358,16 @@ impl<J: Journal> Coordinator<J> {
         None
     }
 
+    fn write(&mut self, host: &mut impl Host, key: Key, record: &Record, now: Millis) -> Option<Event> {
+        let Entry { saga, known_by, .. } = self.sagas.get(&key)?;
+        let start = known_by.as_ref().map(|known_by| &known_by.start);
+        let entry = journal::Entry { saga: saga.id(), epoch: saga.epoch(), record, start, now };
+        match self.journal.write(host, entry) {
+            Acknowledgement::Pending => None,
+            known => self.acknowledged(host, key, record.sequence, known),
+        }
+    }
+
     fn acknowledged(
         &mut self,
         host: &mut impl Host,
@@ -368,15 +380,44 @@ impl<J: Journal> Coordinator<J> {
             Acknowledgement::Pending => {}
             Acknowledgement::Lost => self.goes_on_elsewhere(host, key),
             Acknowledgement::Refused => {
-                self.refused_by_journal(host, key, &Problem::overload("the journal cannot take another saga now"));
+                let refusal = self.refusal_of_the_journal(key);
+                self.refused_by_journal(host, key, &refusal);
             }
             Acknowledgement::TooLarge if self.sagas.get(&key).is_some_and(|entry| entry.saga.has_begun()) => {
                 return Some(Event::TooLarge { sequence });
             }
             Acknowledgement::TooLarge => self.refused_by_journal(host, key, &too_large_for_the_journal()),
-            Acknowledgement::KeyTaken => self.was_begun_elsewhere(host, key),
+            Acknowledgement::KeyTaken => return self.key_taken(host, key),
         }
         None
+    }
+
+    /// Another saga has begun under the key of this one.
+    fn key_taken(&mut self, host: &mut impl Host, key: Key) -> Option<Event> {
+        let entry = self.sagas.get_mut(&key)?;
+        let begins_anyway = entry.known_by.as_ref().is_some_and(|known_by| known_by.role == KeyRole::BeginsAnyway);
+        match entry.saga.outstanding().filter(|_| begins_anyway) {
+            Some(record) => {
+                entry.known_by = None;
+                let now = host.now();
+                self.write(host, key, &record, now)
+            }
+            None => {
+                self.was_begun_elsewhere(host, key);
+                None
+            }
+        }
+    }
+
+    /// That this saga has not begun says nothing of its key, if that is kept elsewhere: an earlier request may have begun one.
+    fn refusal_of_the_journal(&self, key: Key) -> Reply {
+        let detail = "the journal cannot take another saga now";
+        let has_key = self.sagas.get(&key).is_some_and(|entry| entry.known_by.is_some());
+        if has_key && !self.journal.knows_keys_at_once() {
+            Problem::fate_unknown(detail)
+        } else {
+            Problem::overload(detail)
+        }
     }
 
     fn send(&mut self, host: &mut impl Host, key: Key, call: &OutgoingCall) -> Option<Event> {
@@ -451,6 +492,10 @@ impl<J: Journal> Coordinator<J> {
 pub fn too_large(limit: usize) -> Reply {
     let detail = format!("a request that begins a saga may have a body of at most {limit} bytes");
     Problem::new(413, "body-too-large", "The body is too large", detail).into_reply()
+}
+
+fn full() -> Reply {
+    Problem::overload("as many sagas are under way as this proxy takes")
 }
 
 fn too_large_for_the_journal() -> Reply {

@@ -158,6 +158,10 @@ faults! {
     ToldBeforeDone = "told-before-done",
     /// A client is told the end of its saga before the journal has it.
     ToldBeforeWritten = "told-before-written",
+    /// A further attempt of a proxy in front begins a saga of its own.
+    RetriedRequestBeginsAnew = "retried-request-begins-anew",
+    /// Whether a saga has begun under a key is not looked up where no more sagas are taken.
+    OverloadToldBeforeTheKeyIsLookedUp = "overload-told-before-the-key-is-looked-up",
     /// What a client is told of a saga that goes on is what memory says, not the journal.
     ToldFromMemory = "told-from-memory",
     /// A client is told every end with the status that is meant for the other.

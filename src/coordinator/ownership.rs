@@ -56,10 +56,10 @@ impl<J: Journal> Coordinator<J> {
     /// In the same moment another VM has begun a saga for the same request: nothing was sent for this one.
     pub(super) fn was_begun_elsewhere(&mut self, host: &mut impl Host, key: Key) {
         let Some(entry) = self.sagas.get(&key) else { return };
-        let (client, start, until) = (entry.client, entry.start.clone(), entry.saga.client_waits_until());
+        let (client, known_by, until) = (entry.client, entry.known_by.clone(), entry.saga.client_waits_until());
         self.forget(key);
-        let (Some(client), Some(start)) = (client, start) else { return };
-        self.wait(host, client, Wait::of(&start, until));
+        let (Some(client), Some(known_by)) = (client, known_by) else { return };
+        self.wait(host, client, Wait::of(&known_by.start, until));
     }
 
     /// The journal does not take the first record: nothing was sent, and there is no saga.

@@ -102,6 +102,9 @@ impl<J: Journal> Coordinator<J> {
 
     /// Lets a client wait for the end of the saga that has begun under its start key.
     pub(super) fn wait(&mut self, host: &mut impl Host, client: Client, wait: Wait) {
+        if self.waiting.count() >= self.limits.max_sagas {
+            return host.reply(client, &Problem::fate_unknown("as many clients wait for sagas as this proxy takes"));
+        }
         self.waiting.clients.insert(client, wait);
         self.waiting.poll_at.get_or_insert(host.now().saturating_add(POLL_MS));
     }
@@ -118,7 +121,7 @@ impl<J: Journal> Coordinator<J> {
                 Found::UnderWay(open) if now >= wait.until => still_working(&open),
                 Found::Asked if now >= wait.until => match &wait.seen {
                     Some(open) => still_working(open),
-                    None => Problem::overload("the journal does not answer"),
+                    None => Problem::fate_unknown("the journal does not answer"),
                 },
                 found @ (Found::UnderWay(_) | Found::Asked) => {
                     if let Found::UnderWay(open) = found {
@@ -130,7 +133,7 @@ impl<J: Journal> Coordinator<J> {
                 Found::Unreadable => unreadable(),
                 // It was never sent anything, or has been forgotten since it ended.
                 Found::Nothing => {
-                    let gone = || Problem::overload("the saga that was begun before is gone");
+                    let gone = || Problem::fate_unknown("the saga that was begun before is gone");
                     wait.refusal.unwrap_or_else(gone)
                 }
             };
@@ -149,7 +152,7 @@ fn replayed(mut reply: Reply) -> Reply {
 
 /// As in an upgrade: a proxy of the newer kind can tell.
 fn unreadable() -> Reply {
-    Problem::overload("what has begun under this idempotency-key cannot be read by this proxy")
+    Problem::fate_unknown("what has begun under this idempotency-key cannot be read by this proxy")
 }
 
 fn other_request() -> Reply {

@@ -2,6 +2,10 @@
 //!
 //! Source: draft-ietf-httpapi-idempotency-key-header. A key is the client's own, so it counts within the saga's name, the
 //! host and the caller's `authorization`. Neither it nor the request is kept, only what they hash to.
+//!
+//! A proxy in front that retries repeats a request without the client's knowing. Envoy numbers its attempts
+//! (`x-envoy-attempt-count`; Istio always does) and gives all of them one `x-request-id`: where the client sends no key, that
+//! is one. Only a second attempt joins a saga by it: two clients may send the same id.
 
 use std::fmt::Write;
 
@@ -11,8 +15,60 @@ use sha2::{Digest, Sha256};
 
 use crate::definition::Definition;
 use crate::facts::ClientRequest;
+use crate::matcher::without_port;
 use crate::planted::{Planted, planted};
 use crate::template::{Facts, RenderError};
+
+/// By what a request is known, and whether it may join a saga that was begun under the same.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct RequestKey {
+    /// The key.
+    pub start: StartKey,
+    /// What it makes of a saga that has begun under it.
+    pub role: KeyRole,
+}
+
+/// What a request makes of a saga that has begun under its key.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum KeyRole {
+    /// It joins that saga: the client's own key, or a further attempt of a proxy in front.
+    Joins,
+    /// It begins another all the same: the first attempt of a proxy in front.
+    BeginsAnyway,
+}
+
+impl RequestKey {
+    /// Of a request, which `facts` give to expressions. None: nothing tells that another request is the same.
+    ///
+    /// # Errors
+    /// As [`StartKey::of`].
+    pub fn of(
+        definition: &Definition,
+        request: &ClientRequest,
+        facts: &Json,
+    ) -> Result<Option<RequestKey>, RenderError> {
+        if let Some(start) = StartKey::of(definition, request, facts)? {
+            return Ok(Some(RequestKey { start, role: KeyRole::Joins }));
+        }
+        Ok(of_attempts(definition, request))
+    }
+}
+
+/// The key that the attempts of a proxy in front have in common. None: it does not say which attempt this is.
+fn of_attempts(definition: &Definition, request: &ClientRequest) -> Option<RequestKey> {
+    let attempt: u32 = std::str::from_utf8(&values(request, "x-envoy-attempt-count")).ok()?.trim().parse().ok()?;
+    let id = values(request, "x-request-id");
+    if id.is_empty() || attempt == 0 {
+        return None;
+    }
+    let request_digest = digest_of(request);
+    let (name, host, caller) = scope_of(definition, request);
+    // Another request under the same id is another saga, not an error: the id is no promise of the client.
+    let key = digest([b"attempts", name.as_bytes(), host.as_bytes(), &caller, &id, request_digest.as_bytes()]);
+    let begins_anyway = attempt == 1 || planted(Planted::RetriedRequestBeginsAnew);
+    let role = if begins_anyway { KeyRole::BeginsAnyway } else { KeyRole::Joins };
+    Some(RequestKey { start: StartKey { key, request: request_digest }, role })
+}
 
 /// What a request is known by.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
@@ -39,13 +95,28 @@ impl StartKey {
         if key.is_empty() || planted(Planted::StartKeyIgnored) {
             return Ok(None);
         }
-        let host = request.host.to_ascii_lowercase();
-        let caller = values(request, "authorization");
+        let (name, host, caller) = scope_of(definition, request);
         Ok(Some(StartKey {
-            key: digest([definition.name.as_bytes(), host.as_bytes(), &caller, &key]),
-            request: digest([request.method.as_bytes(), request.path.as_bytes(), &request.body]),
+            key: digest([name.as_bytes(), host.as_bytes(), &caller, &key]),
+            request: digest_of(request),
         }))
     }
+}
+
+/// Who begins a saga, as a hash: whoever could not have begun it is told nothing of it.
+pub fn who(definition: &Definition, request: &ClientRequest) -> String {
+    let (name, host, caller) = scope_of(definition, request);
+    digest([name.as_bytes(), host.as_bytes(), &caller])
+}
+
+/// Within what a key counts: the saga's name, the host, and who calls.
+fn scope_of<'a>(definition: &'a Definition, request: &ClientRequest) -> (&'a str, String, Vec<u8>) {
+    let host = without_port(&request.host).to_ascii_lowercase();
+    (&definition.name, host, values(request, "authorization"))
+}
+
+fn digest_of(request: &ClientRequest) -> String {
+    digest([request.method.as_bytes(), request.path.as_bytes(), &request.body])
 }
 
 /// All lines of a header.
@@ -125,9 +196,11 @@ mod tests {
             assert_ne!(found.key, one.key);
             assert_eq!(found.request, one.request);
         }
-        let mut case = request();
-        case.host = "Travel.Example".to_owned();
-        assert_eq!(key(None, &case).unwrap(), Some(one));
+        for host in ["Travel.Example", "travel.example:8080", "travel.example.", "TRAVEL.example.:80"] {
+            let mut same = request();
+            same.host = host.to_owned();
+            assert_eq!(key(None, &same).unwrap().as_ref(), Some(&one), "{host}");
+        }
     }
 
     #[test]
@@ -166,5 +239,44 @@ mod tests {
         assert!(key(Some("request.body.nights"), &request()).is_err());
         let number = key(Some("1 + 1"), &request()).unwrap_err().to_string();
         assert!(number.contains("not a string"), "{number}");
+    }
+
+    fn attempt(count: Option<&str>, id: &str) -> ClientRequest {
+        let mut request = request();
+        request.headers.remove(0);
+        request.headers.push(("x-request-id".to_owned(), id.as_bytes().to_vec()));
+        let count = count.map(|count| ("x-envoy-attempt-count".to_owned(), count.as_bytes().to_vec()));
+        request.headers.extend(count);
+        request
+    }
+
+    fn known_by(request: &ClientRequest) -> Option<RequestKey> {
+        RequestKey::of(&definition(None), request, &facts::request(request, &[])).unwrap()
+    }
+
+    #[test]
+    fn attempts_of_a_proxy_in_front_have_a_key_in_common_and_only_a_further_one_joins() {
+        let first = known_by(&attempt(Some("1"), "r1")).unwrap();
+        let second = known_by(&attempt(Some("2"), "r1")).unwrap();
+        assert_eq!((first.role, second.role), (KeyRole::BeginsAnyway, KeyRole::Joins));
+        assert_eq!(first.start, second.start);
+        let mut other_body = attempt(Some("2"), "r1");
+        other_body.body.push(b' ');
+        let mut other_caller = attempt(Some("2"), "r1");
+        other_caller.headers[0].1 = b"bob".to_vec();
+        for other in [attempt(Some("2"), "r2"), other_body, other_caller] {
+            assert_ne!(known_by(&other).unwrap().start.key, second.start.key);
+        }
+        for none in [attempt(None, "r1"), attempt(Some("2"), ""), attempt(Some("0"), "r1"), attempt(Some("x"), "r1")] {
+            assert_eq!(known_by(&none), None);
+        }
+    }
+
+    #[test]
+    fn the_clients_own_key_outranks_that_of_a_proxy_in_front() {
+        let mut request = attempt(Some("1"), "r1");
+        request.headers.push(("idempotency-key".to_owned(), b"k1".to_vec()));
+        let known = known_by(&request).unwrap();
+        assert_eq!((known.role, &known.start), (KeyRole::Joins, &key(None, &self::request()).unwrap().unwrap()));
     }
 }

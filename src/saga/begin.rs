@@ -26,6 +26,8 @@ pub struct Begin {
     pub forwarded: Vec<(String, String)>,
     /// How deep it is in sagas that call each other: 1 where no saga has called.
     pub depth: u8,
+    /// Who begins it, as a hash.
+    pub who: String,
     /// What the journal takes.
     pub bounds: Bounds,
 }
@@ -81,6 +83,7 @@ impl Saga {
             begun_at: now,
             deadline: now.saturating_add(deadline_ms),
             depth: begin.depth,
+            who: Some(begin.who),
         };
         saga.change(Change::Begun(begun), now);
         for (index, step) in definition.steps.iter().enumerate() {

@@ -124,6 +124,9 @@ pub struct Begun {
     /// How deep it is in sagas that call each other: 1 where no saga has called. Version 1 did not say it.
     #[serde(default = "outermost")]
     pub depth: u8,
+    /// Who began it: what [`crate::journal::who`] gives. Version 1 did not say it.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub who: Option<String>,
 }
 
 // As serde wants it.

@@ -51,6 +51,7 @@ pub fn run(arguments: Arguments) -> anyhow::Result<()> {
     let file = arguments.file.display();
     let text = std::fs::read_to_string(&arguments.file).with_context(|| format!("cannot read {file}"))?;
     let found = configurations(&text).with_context(|| file.to_string())?;
+    warnings_of_the_bootstrap(&text)?.iter().for_each(|warning| println!("warning: {warning}"));
     let mut faulty = 0;
     for found in &found {
         let (report, good) = report(found);
@@ -154,6 +155,30 @@ pub fn configurations(text: &str) -> anyhow::Result<Vec<Found>> {
         );
     }
     Ok(found)
+}
+
+/// By how much of an answer Envoy keeps.
+const RESPONSE_LIMIT: &str = "http.async_response_buffer_limit";
+
+/// What is allowed in an Envoy bootstrap that runs the filter, but probably not meant.
+///
+/// # Errors
+///
+/// When the text is neither YAML nor JSON.
+pub fn warnings_of_the_bootstrap(text: &str) -> anyhow::Result<Vec<String>> {
+    let is_unlimited = |document: &Value| {
+        let layers = document.pointer("/layered_runtime/layers").and_then(Value::as_array);
+        let limits =
+            |layer: &Value| layer.pointer("/static_layer").is_some_and(|layer| layer.get(RESPONSE_LIMIT).is_some());
+        document.get("static_resources").is_some() && !layers.is_some_and(|layers| layers.iter().any(limits))
+    };
+    let warning = || {
+        format!(
+            "layered_runtime: no static_layer sets {RESPONSE_LIMIT}: Envoy keeps up to 32 MiB of every answer of a \
+             participant, whatever limits.max_body says; set it to 8388608, say"
+        )
+    };
+    Ok(documents(text)?.iter().filter(|document| is_unlimited(document)).map(|_| warning()).collect())
 }
 
 fn documents(text: &str) -> anyhow::Result<Vec<Value>> {

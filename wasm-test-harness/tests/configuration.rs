@@ -49,6 +49,18 @@ const PLACE: &str = "static_resources.listeners[0].filter_chains[0].filters[0].t
                      .typed_config.config.configuration.value";
 
 #[test]
+fn a_bootstrap_in_which_envoy_keeps_large_answers_is_warned_of_and_those_that_ship_are_not() {
+    let warnings = harness::check::warnings_of_the_bootstrap(&bootstrap("\"@type\": x\nvalue: {version: 1}")).unwrap();
+    assert!(warnings.len() == 1 && warnings[0].contains("http.async_response_buffer_limit"), "{warnings:?}");
+    for file in ["trip", "trip-etcd"] {
+        let path = harness::envoy::project_root().join("envoy").join(file).join("envoy.yaml");
+        let text = std::fs::read_to_string(path).unwrap();
+        assert_eq!(harness::check::warnings_of_the_bootstrap(&text).unwrap(), Vec::<String>::new(), "{file}");
+    }
+    assert_eq!(harness::check::warnings_of_the_bootstrap(EXAMPLE).unwrap(), Vec::<String>::new(), "no bootstrap");
+}
+
+#[test]
 fn the_example_of_the_documentation_loads_word_for_word() {
     let found = only(EXAMPLE);
     let configuration = found.load().unwrap();

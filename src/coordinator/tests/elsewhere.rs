@@ -1,7 +1,7 @@
 //! A journal that is not in the proxy, and knows nothing at once.
 
 use super::*;
-use crate::journal::{Entry, Found, News};
+use crate::journal::{Entry, Found, News, StartKey};
 
 /// What it says when it is asked for a start key, one answer each time.
 struct Elsewhere(VecDeque<Found>);
@@ -31,12 +31,31 @@ impl Journal for Elsewhere {
 
 /// What a client is told who sends a request without a guest, of which no saga can begin.
 fn told(key: Option<&str>, found: impl IntoIterator<Item = Found>) -> Vec<u16> {
+    let replies = replies(key, "{}", found, |_| {});
+    replies.iter().map(|reply| reply.status).collect()
+}
+
+/// The same where no further saga is taken, with the problem's type.
+fn told_when_full(found: impl IntoIterator<Item = Found>) -> (u16, bool) {
+    let replies = replies(Some("k"), ANN, found, |limits| limits.max_bytes = 1);
+    let unknown = replies[0].body.as_deref().is_some_and(|body| body.contains("fate-unknown"));
+    (replies[0].status, unknown)
+}
+
+fn replies(
+    key: Option<&str>,
+    body: &str,
+    found: impl IntoIterator<Item = Found>,
+    limit: impl Fn(&mut Limits),
+) -> Vec<Reply> {
     let (mut proxy, coordinator, trip) = setting();
     let journal = Elsewhere(found.into_iter().collect());
-    let mut coordinator = Coordinator::new(journal, coordinator.limits, Vec::new());
+    let mut limits = coordinator.limits;
+    limit(&mut limits);
+    let mut coordinator = Coordinator::new(journal, limits, Vec::new());
     let matched = match key {
-        Some(key) => with_key(1, &trip, "{}", key),
-        None => request(1, &trip, "{}"),
+        Some(key) => with_key(1, &trip, body, key),
+        None => request(1, &trip, body),
     };
     coordinator.begin(&mut proxy, matched);
     while proxy.replies.is_empty() {
@@ -44,7 +63,7 @@ fn told(key: Option<&str>, found: impl IntoIterator<Item = Found>) -> Vec<u16> {
         coordinator.due(&mut proxy);
     }
     assert!(coordinator.journal.0.is_empty(), "it was asked less often");
-    proxy.replies.iter().map(|(_, reply)| reply.status).collect()
+    proxy.replies.into_iter().map(|(_, reply)| reply).collect()
 }
 
 #[test]
@@ -56,4 +75,17 @@ fn a_request_that_begins_no_saga_gets_the_end_of_the_one_that_has_begun_under_it
     assert_eq!(told(Some("k"), [Found::Asked, ended()]), [201]);
     assert_eq!(told(Some("k"), [Found::Asked, Found::OtherRequest]), [422]);
     assert_eq!(told(Some("k"), [Found::Asked, Found::Unreadable]), [503]);
+}
+
+/// 503 says that nothing was sent only where that is known of the key.
+#[test]
+fn a_proxy_that_is_full_looks_a_key_up_before_it_says_that_nothing_was_sent() {
+    let ended = || Found::Ended(Reply { status: 201, headers: Vec::new(), body: None });
+    assert_eq!(told_when_full([Found::Asked, ended()]), (201, false));
+    assert_eq!(told_when_full([Found::Asked, Found::OtherRequest]), (422, false));
+    assert_eq!(told_when_full([Found::Asked, Found::Nothing]), (503, false));
+    assert_eq!(told_when_full([Found::Asked, Found::Unreadable]), (503, true));
+    // As long as a client waits: 15 s, 20 times a second.
+    let silent = std::iter::repeat_n(Found::Asked, 301);
+    assert_eq!(told_when_full(silent), (503, true));
 }

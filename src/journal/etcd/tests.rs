@@ -125,6 +125,7 @@ fn begun(saga: &str, now: Millis) -> Change {
         begun_at: now,
         deadline: now + 10_000,
         depth: 1,
+        who: None,
     })
 }
 

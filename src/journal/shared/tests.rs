@@ -80,6 +80,7 @@ fn begun(saga: &str, definition: &str) -> Record {
         begun_at: 1,
         deadline: 10_001,
         depth: 1,
+        who: None,
     };
     let in_flight = Change::InFlight { step: 0, request: None, compensation: None, at: None };
     Record { version: RECORD_VERSION, sequence: 1, changes: vec![Change::Begun(begun), in_flight] }

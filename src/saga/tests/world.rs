@@ -84,6 +84,7 @@ impl World {
             request: json!({"method": "POST", "path": "/trips", "headers": {}, "body": body}),
             forwarded: vec![("traceparent".to_owned(), "00-1-2-01".to_owned())],
             depth: 1,
+            who: "ann".to_owned(),
             bounds,
         };
         let (saga, actions) = Saga::begin(begin, now)?;

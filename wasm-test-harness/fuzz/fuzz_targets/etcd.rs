@@ -73,6 +73,7 @@ fn record() -> Record {
         begun_at: 1,
         deadline: 10_001,
         depth: 1,
+        who: None,
     };
     Record::new(1, vec![Change::Begun(begun)])
 }

@@ -5,7 +5,7 @@ use std::time::Duration;
 use harness::application::Application;
 use harness::envoy::{Envoy, RunningEnvoy};
 use harness::loopback::{self, Client, Outgoing};
-use harness::participant::AttemptFilter;
+use harness::participant::{Action, AttemptFilter, Fault, FaultKind};
 use harness::trip::{BodyMode, CONFIGURATION, Trip, TripRequest};
 use hyper::Method;
 use hyper::header::HeaderMap;
@@ -147,4 +147,24 @@ fn cpu_time(pid: u32) -> Duration {
         text.split(' ').next().and_then(|first| first.parse::<u64>().ok()).unwrap_or(0)
     });
     Duration::from_nanos(nanoseconds.sum())
+}
+
+/// Envoy keeps 32 MiB of every answer to a callout unless `http.async_response_buffer_limit` says otherwise.
+#[tokio::test]
+async fn large_answers_take_no_more_memory_than_the_runtime_layer_allows() {
+    const SAGAS: u64 = 12;
+    let trip = Trip::start_with(|envoy| envoy.workers(1)).await.unwrap();
+    let before = resident_bytes(trip.envoy.pid()) / MIB;
+    let book = async |guest: String| {
+        let large = Fault::new(&guest, Action::Transaction, FaultKind::BigAnswer).size_mib(28);
+        trip.hotel.set_fault(large).unwrap();
+        trip.book(&TripRequest::of(guest)).await
+    };
+    for answer in futures::future::join_all((0..SAGAS).map(|number| book(format!("guest-{number}")))).await {
+        // Its outcome is unknown, and the second attempt, under the same key, tells what was done.
+        assert_eq!(answer.unwrap().status, 201);
+    }
+    let after = resident_bytes(trip.envoy.pid()) / MIB;
+    println!("{before} MiB, and {after} MiB after {SAGAS} answers of 28 MiB at a time");
+    assert!(after < before + SAGAS * 10 + 64, "{before} MiB, then {after} MiB");
 }
