@@ -118,11 +118,11 @@ pub struct Campaign {
 impl std::fmt::Display for Campaign {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
         let rate = self.seeds as f64 / self.took.as_secs_f64().max(1e-9);
-        let Tally { completed, compensated, set_aside, lost } = self.tally;
+        let Tally { completed, compensated, stuck, set_aside, lost } = self.tally;
         write!(
             f,
             "{} seeds in {:.1} s ({rate:.0} a second): {} faults; {completed} sagas completed, {compensated} compensated, \
-             {set_aside} set aside, {lost} lost with their process; the longest took {} s; {} seeds failed",
+             {stuck} stuck, {set_aside} set aside, {lost} lost with their process; the longest took {} s; {} seeds failed",
             self.seeds,
             self.took.as_secs_f64(),
             self.faults,
@@ -205,6 +205,7 @@ impl Campaign {
         self.faults += report.faults;
         self.tally.completed += report.tally.completed;
         self.tally.compensated += report.tally.compensated;
+        self.tally.stuck += report.tally.stuck;
         self.tally.set_aside += report.tally.set_aside;
         self.tally.lost += report.tally.lost;
         self.longest = self.longest.max(report.took);

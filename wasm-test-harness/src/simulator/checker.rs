@@ -15,6 +15,9 @@
 
 mod calls;
 mod ends;
+mod journal;
+mod refusals;
+mod step;
 mod view;
 
 use super::history::{Happening, Told};
@@ -74,12 +77,18 @@ pub enum Rule {
     Final,
     /// No transaction is sent after the deadline.
     Deadline,
+    /// No transaction is sent once its participant may have forgotten its key.
+    KeyLifetime,
     /// Nothing is compensated without a cause.
     Cause,
     /// Only what may have been done is compensated, and once.
     Undo,
     /// A step is undone after those that come after it.
     UndoOrder,
+    /// A saga's calls say how deep it is, and one that is too deep does not begin.
+    Depth,
+    /// A saga is marked as stuck only for a reason.
+    Stuck,
     /// What a client is told is true.
     Told,
     /// A client is told once.
@@ -108,6 +117,8 @@ pub struct Tally {
     pub completed: u64,
     /// Everything undone.
     pub compensated: u64,
+    /// Neither: a step may have been done, and is too old to be asked for again.
+    pub stuck: u64,
     /// Set aside, as what their owners may have died of.
     pub set_aside: u64,
     /// Lost with their process before they had ended.
@@ -146,6 +157,7 @@ pub fn check(plan: &Plan, outcome: &Outcome) -> (Vec<Violation>, Tally) {
                 let client = outcome.history.streams[*stream].client;
                 view.wrong(Rule::Journaled, format!("client {client} was told {what}"));
             }
+            Happening::Durable(saga, what) => view.durable(saga, *what),
             Happening::Unowned(what) => view.wrong(Rule::Owner, what.clone()),
             Happening::Trapped(_, why) if !why.contains("as was ordered") => {
                 view.wrong(Rule::Trap, format!("a VM trapped: {why}"));

@@ -7,6 +7,7 @@ use std::fmt::Write as _;
 use xxhash_rust::xxh3::Xxh3;
 
 use super::host::{Callout, Headers, Nanos, Status, text};
+use super::journal_view::Durable;
 
 /// Which stream of a client's request: an index into [`History::streams`].
 pub type StreamId = usize;
@@ -133,6 +134,8 @@ pub enum Happening {
     NotJournaled(CallId, String),
     /// A client was told an end that the journal does not have.
     EndNotJournaled(StreamId, String),
+    /// That is in the journal of a saga from now on.
+    Durable(String, Durable),
     /// A saga was taken from an owner that lives, or changed by who does not own it.
     Unowned(String),
     /// A VM has trapped, and why.
@@ -231,6 +234,9 @@ impl History {
             Happening::Ended(call, ended) => self.call(*call, "<--", format!("{ended:?}")),
             Happening::NotJournaled(call, what) => ("journal".to_owned(), format!("{}: {what}", self.name(*call))),
             Happening::EndNotJournaled(stream, what) => (self.client(*stream), format!("was told {what}")),
+            Happening::Durable(saga, what) => {
+                ("journal".to_owned(), format!("saga ..{} is durable: {what:?}", last_digits(saga)))
+            }
             Happening::Unowned(what) => ("journal".to_owned(), what.clone()),
             Happening::Trapped(vm, why) => (vm_name(*vm), format!("TRAP {why}")),
             Happening::VmGone(vm, why) => (vm_name(*vm), format!("GONE {why}")),
@@ -259,11 +265,16 @@ impl History {
     pub fn name(&self, call: CallId) -> String {
         let Some(call) = self.calls.get(call) else { return String::new() };
         let id = call.header("saga-id");
-        let id = id.get(id.len().saturating_sub(8)..).unwrap_or(id);
+        let id = last_digits(id);
         let half = if call.is_compensation() { "undo" } else { "do" };
         let (step, attempt) = (call.header("saga-step"), call.header("saga-attempt"));
         format!("saga ..{id} {half} {step} #{attempt} {} {}", call.header(":method"), call.header(":path"))
     }
+}
+
+/// What tells sagas apart.
+fn last_digits(id: &str) -> &str {
+    id.get(id.len().saturating_sub(8)..).unwrap_or(id)
 }
 
 /// A VM for people.

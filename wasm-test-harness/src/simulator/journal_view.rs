@@ -267,6 +267,37 @@ pub fn says_compensating(records: &[Json]) -> bool {
     changes(records).any(|change| !change["compensating"].is_null())
 }
 
+/// What is durable of a saga, as far as it matters when it became so.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
+pub enum Durable {
+    /// It is being undone.
+    Compensating,
+    /// What has become of the transaction of a step.
+    Settled(usize),
+    /// It goes on, but somebody should look at it.
+    Stuck,
+    /// It has ended.
+    Ended,
+}
+
+/// What records say.
+pub fn durable(records: &[Json]) -> BTreeSet<Durable> {
+    let of_change = |change: &Json| {
+        let settled = change["settled"]["step"].as_u64().and_then(|step| usize::try_from(step).ok());
+        let compensating = (!change["compensating"].is_null()).then_some(Durable::Compensating);
+        let stuck = (!change["stuck"].is_null()).then_some(Durable::Stuck);
+        [settled.map(Durable::Settled), compensating, stuck]
+    };
+    changes(records).flat_map(of_change).flatten().collect()
+}
+
+/// The saga in a slot of shared data and its records; none: it is empty, or of one that has ended.
+pub fn in_slot(value: &[u8]) -> Option<(String, Vec<Json>)> {
+    let head = head(value).filter(|head| head["ended"].is_null())?;
+    let lines = value.split(|byte| *byte == b'\n').skip(1);
+    Some((id(&head), lines.filter_map(|line| serde_json::from_slice(line).ok()).collect()))
+}
+
 fn changes(records: &[Json]) -> impl Iterator<Item = &Json> {
     records.iter().filter_map(|record| record["changes"].as_array()).flatten()
 }
@@ -291,7 +322,8 @@ pub fn records<'a>(data: impl Iterator<Item = (&'a [u8], &'a [u8])>, saga: &str)
     })
 }
 
-fn is_slot(key: &[u8]) -> bool {
+/// Whether a key of shared data is that of a saga.
+pub fn is_slot(key: &[u8]) -> bool {
     let key = String::from_utf8_lossy(key);
     let parts: Vec<&str> = key.split('/').collect();
     matches!(parts.as_slice(), ["sagabox", "vm", _, "saga", _])

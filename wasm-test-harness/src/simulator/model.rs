@@ -204,6 +204,11 @@ impl StepModel {
         self.compensation.as_ref().is_some_and(|call| call.path.contains("transaction.response"))
     }
 
+    /// The status from which on its definition takes every answer for a refusal.
+    pub fn rejects_all_from(&self) -> Option<u16> {
+        self.transaction.rejected.as_deref()?.strip_prefix("response.code >= ")?.parse().ok()
+    }
+
     /// Attempts that its transaction is given.
     pub fn max_attempts(&self) -> u32 {
         self.transaction.retry.max_attempts.unwrap_or(DEFAULT_MAX_ATTEMPTS)

@@ -58,6 +58,8 @@ pub struct Process {
     clusters: BTreeMap<String, ClusterState>,
     next_token: u32,
     live_vms: BTreeSet<VmIndex>,
+    /// Keys of sagas that were written and nobody has looked at since.
+    written: BTreeSet<Vec<u8>>,
 }
 
 impl Process {
@@ -105,8 +107,18 @@ impl Process {
             return Err(Status::CasMismatch);
         }
         self.next_cas = self.next_cas.wrapping_add(1).max(1);
+        if journal_view::is_slot(key) {
+            self.written.insert(key.to_vec());
+        }
         self.data.insert(key.to_vec(), SharedValue { bytes: bytes.to_vec(), cas: self.next_cas });
         Ok(())
+    }
+
+    /// Keys of sagas that were written since the last look at them, with what is there.
+    pub fn take_written(&mut self) -> Vec<(Vec<u8>, Vec<u8>)> {
+        let written = std::mem::take(&mut self.written);
+        let value = |key: &Vec<u8>| self.data.get(key).map(|value| value.bytes.clone()).unwrap_or_default();
+        written.into_iter().map(|key| (key.clone(), value(&key))).collect()
     }
 
     /// From now on compare-and-swaps meet a conflict at this rate.

@@ -26,6 +26,7 @@ use std::rc::Rc;
 use rand::{Rng, SeedableRng};
 use rand_pcg::Pcg64Mcg;
 
+use self::durable::Seen;
 pub use self::end::Outcome;
 use self::end::Quiet;
 pub use self::journal::ETCD;
@@ -148,6 +149,9 @@ pub struct World<'a> {
     participants: Vec<Participant>,
     /// Participants in whose place the path answers, and with what.
     path: Vec<(usize, Option<u16>)>,
+    answered_by_path: BTreeSet<CallId>,
+    /// When the compensation of a step of a saga was answered 404 first.
+    not_found: BTreeMap<(String, String), Nanos>,
     /// Calls that have not ended for their VM.
     open_calls: BTreeSet<CallId>,
     streams: Vec<Stream>,
@@ -155,6 +159,7 @@ pub struct World<'a> {
     /// Steps of sagas whose VM was told of their success.
     known_done: BTreeMap<(String, String), Known>,
     journal: EtcdJournal,
+    seen: Seen,
     healed: bool,
     faults: u64,
     illegal_events: i64,
@@ -169,7 +174,8 @@ impl<'a> World<'a> {
         let mut converged = true;
         while let Some(((at, _), event)) = world.agenda.pop_first() {
             events += 1;
-            if events > MAX_EVENTS || at > plan.heal_at + CONVERGES_WITHIN {
+            let ends_at = plan.heal_at + CONVERGES_WITHIN;
+            if events > MAX_EVENTS || at > ends_at {
                 converged = false;
                 break;
             }
@@ -202,11 +208,14 @@ impl<'a> World<'a> {
             proxies: Vec::new(),
             participants: plan.participants.iter().map(|name| participant(name, plan, seed)).collect(),
             path: Vec::new(),
+            answered_by_path: BTreeSet::new(),
+            not_found: BTreeMap::new(),
             open_calls: BTreeSet::new(),
             streams: Vec::new(),
             stream_of: BTreeMap::new(),
             known_done: BTreeMap::new(),
             journal: EtcdJournal::new(plan, seed),
+            seen: Seen::default(),
             healed: false,
             faults: 0,
             illegal_events: 0,

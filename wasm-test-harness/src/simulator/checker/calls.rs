@@ -1,13 +1,17 @@
 //! Rules for what leaves a proxy.
 
+use std::collections::BTreeMap;
+
 use serde_json::Value as Json;
 
-use super::view::{Came, Half, SLACK, SagaView, StepView, View};
+use super::refusals::is_fate_unknown;
+use super::step::{Attempt, Came, Half, StepView};
+use super::view::{SLACK, SagaView, View};
 use super::{Check, Rule, of_saga};
-use crate::simulator::history::{CallId, CallRecord, StreamId, Told};
+use crate::simulator::history::{CallId, CallRecord, Told};
 use crate::simulator::host::{Nanos, Status};
 use crate::simulator::model::StepModel;
-use crate::simulator::plan::MS;
+use crate::simulator::plan::{ClientPlan, MS};
 
 impl<'a> View<'a> {
     pub(super) fn called(&mut self, call: CallId) {
@@ -17,12 +21,14 @@ impl<'a> View<'a> {
             self.wrong(rule, format!("{name}: {what}"));
         }
         let now = self.now;
-        let saga = self.sagas.get(record.header("saga-id"));
-        let over = saga.is_some_and(|saga| saga.has_failed() || saga.failed_before || saga.is_overdue(now));
+        if let Some(saga) = self.sagas.get_mut(record.header("saga-id")) {
+            saga.failed_before |= saga.may_have_failed(now);
+        }
+        let number = record.header("saga-attempt").parse().unwrap_or(0);
+        let until = now + Nanos::from(record.callout.timeout_ms) * MS;
         if let Some(half) = self.half(record) {
             half.first_tried_at.get_or_insert(now);
-            half.resolving = over && half.came(Came::Unknown);
-            half.attempts.push((call, Came::NotYet));
+            half.attempts.push(Attempt { call, came: Came::NotYet, number, sent_at: now, until });
         }
     }
 
@@ -39,6 +45,7 @@ impl<'a> View<'a> {
             half.put_off = 0;
             half.refused |= status == Status::BadArgument;
         }
+        self.check_awaited(record.header("saga-id"));
     }
 
     fn check_call(&mut self, call: CallId, record: &'a CallRecord) -> Check {
@@ -48,11 +55,12 @@ impl<'a> View<'a> {
         let step =
             saga.model.step(record.header("saga-step")).ok_or((Rule::Envelope, "of no step of its saga".to_owned()))?;
         check_headers(saga, step, record)?;
+        self.check_depth_and_deadline(saga, step, record)?;
         let view = saga.step(&step.name);
         let half = if record.is_compensation() { &view.compensation } else { &view.transaction };
         self.check_attempt(step, half, record)?;
         if record.is_compensation() {
-            check_compensation(saga, step, &view)?;
+            check_compensation(saga, step, &view, self.now)?;
             check_cause(saga, self.now, self.clock_may_be_off(saga))
         } else {
             self.check_transaction(saga, step, &view, call)
@@ -69,8 +77,13 @@ impl<'a> View<'a> {
         let stream =
             self.stream_of_request(request_id).ok_or((Rule::Envelope, "the request id is of no request".to_owned()))?;
         let model = self.model_of(stream).ok_or((Rule::Envelope, "its request begins no saga".to_owned()))?;
-        if let Some(other) = self.saga_of.insert(record.header("x-request-id"), id.to_owned()) {
-            return Err((Rule::Envelope, format!("its request has already begun the saga {other}")));
+        let before = self.saga_of.insert(record.header("x-request-id"), id.to_owned());
+        let is_forgotten = |other: &String| self.is_forgotten(other, record);
+        if let Some(other) = before.filter(|other| !is_forgotten(other)) {
+            return Err((Rule::StartKey, format!("its request has already begun the saga {other}")));
+        }
+        if depth_of(&self.plan.clients[self.history.streams[stream].client]) >= DEEPEST {
+            return Err((Rule::Depth, "its request comes from a call that is as deep as may be".to_owned()));
         }
         let client = &self.plan.clients[self.history.streams[stream].client];
         let saga = SagaView {
@@ -78,6 +91,7 @@ impl<'a> View<'a> {
             body: serde_json::from_slice(&client.body).unwrap_or(Json::Null),
             vm: record.vm,
             epoch: record.header("saga-epoch").parse().unwrap_or(0),
+            took_over_at: 0,
             client: self.history.streams[stream].client,
             began_at: record.at,
             asked_at: if self.in_etcd { self.history.streams[stream].whole_at.unwrap_or(record.at) } else { record.at },
@@ -86,9 +100,15 @@ impl<'a> View<'a> {
             failed_before: record.header("saga-epoch") != "1",
             told: None,
             reply: None,
+            told_compensating: false,
+            may_miss_etcd: self.may_miss_etcd,
+            key_lifetime: self.plan.key_lifetime(),
+            durable: BTreeMap::new(),
+            awaited: Vec::new(),
+            has_awaited_failure: false,
         };
         self.sagas.insert(id.to_owned(), saga);
-        self.check_told_before(stream)?;
+        self.check_told_before(request_id)?;
         // In etcd they outlive the process, and count for all.
         let of = if self.in_etcd { (0, 0) } else { (record.vm.0, self.kills_of(record.vm.0)) };
         let is_forgotten = !self.in_etcd && self.plan.max_retained().is_some();
@@ -100,12 +120,27 @@ impl<'a> View<'a> {
         Ok(())
     }
 
-    /// Whose client was told that nothing was sent, or an end, before anything was.
-    fn check_told_before(&self, stream: StreamId) -> Check {
-        let Some((_, told @ Told::Answer { .. })) = self.told.get(&stream) else { return Ok(()) };
-        match of_saga(told) {
-            Some(("running" | "compensating", _)) => Ok(()),
-            _ => Err((Rule::Told, format!("its client was told {} before", told.summary()))),
+    /// Where nobody can know any more that a request has begun a saga before.
+    fn is_forgotten(&self, saga: &str, record: &CallRecord) -> bool {
+        let began = self.sagas.get(saga).map(|saga| (saga.vm.0, saga.began_at));
+        let lost = |(proxy, at): (usize, Nanos)| proxy != record.vm.0 || self.was_killed_since(proxy, at);
+        !self.in_etcd && (self.plan.max_retained().is_some() || began.is_none_or(lost))
+    }
+
+    /// Whose client was told that nothing was sent, or an end, before anything was. A proxy in front may have sent the
+    /// request several times.
+    fn check_told_before(&self, request_id: &str) -> Check {
+        let requested = self.requested_at.keys().filter(|id| self.history.streams[**id].request_id == request_id);
+        let mut told = Vec::new();
+        for stream in requested {
+            match self.told.get(stream) {
+                Some((_, one @ Told::Answer { .. })) if !leaves_open(one) => told.push(one.summary()),
+                _ => return Ok(()),
+            }
+        }
+        match told.first() {
+            Some(told) => Err((Rule::Told, format!("its client was told {told} before"))),
+            None => Ok(()),
         }
     }
 
@@ -114,6 +149,7 @@ impl<'a> View<'a> {
         let wrong = |what: &str| Err((Rule::Owner, what.to_owned()));
         let Ok(epoch) = record.header("saga-epoch").parse::<u32>() else { return wrong("saga-epoch is no number") };
         let (gone, slow, lost_a_root) = (&self.gone, &self.slow, &self.lost_a_root);
+        let (gone_at, now) = (&self.gone_at, self.now);
         let Some(saga) = self.sagas.get_mut(record.header("saga-id")) else { return wrong("of no saga") };
         if epoch < saga.epoch {
             return Err((Rule::Owner, format!("its saga is in epoch {}", saga.epoch)));
@@ -122,7 +158,7 @@ impl<'a> View<'a> {
             return if record.vm == saga.vm { Ok(()) } else { wrong("sent by a VM that does not own the saga") };
         }
         let owner = saga.vm;
-        saga.taken_over(record.vm, epoch);
+        saga.taken_over(record.vm, epoch, gone_at.get(&owner).copied(), now);
         // Whether the owner had lost it is seen in etcd.
         if self.in_etcd {
             return Ok(());
@@ -138,9 +174,16 @@ impl<'a> View<'a> {
     }
 
     fn check_attempt(&self, step: &StepModel, half: &Half, record: &CallRecord) -> Check {
-        let number = half.of_owner().len() + 1;
-        if record.header("saga-attempt") != number.to_string() {
-            return Err((Rule::Attempts, format!("is attempt {number}")));
+        let epoch = record.header("saga-epoch").parse().unwrap_or(1);
+        let number: usize = record.header("saga-attempt").parse().unwrap_or(0);
+        // An owner goes on from what it finds in the journal, which need not be all, and each before it may have been about
+        // to send one more.
+        let (least, most) = match half.of_owner().last() {
+            Some(last) => (last.number + 1, last.number + 1),
+            None => (1, half.before + epoch),
+        };
+        if !(least..=most).contains(&number) {
+            return Err((Rule::Attempts, format!("is attempt {most}")));
         }
         if half.came(Came::NotYet) {
             return Err((Rule::UnderWay, "another attempt is under way".to_owned()));
@@ -155,7 +198,7 @@ impl<'a> View<'a> {
         let slow = self.slow.contains(&record.vm);
         let late = half.last_ended_at + longest + SLACK + self.frozen(record.vm.0);
         // It waits as long as the VM does not know that the saga is still its own.
-        if half.last_ended_at > 0 && self.now > late && number > 1 && !slow && !self.may_miss_etcd {
+        if half.last_ended_at > 0 && self.now > late && !half.of_owner().is_empty() && !slow && !self.may_miss_etcd {
             return Err((
                 Rule::Pace,
                 format!("comes {} ms after the attempt before", (self.now - half.last_ended_at) / MS),
@@ -180,23 +223,27 @@ impl<'a> View<'a> {
         if half.owner_saw(Came::Success) {
             return Err((Rule::Final, "it has succeeded before".to_owned()));
         }
-        // To an owner that has taken over a refusal may only mean that the key is being worked on.
-        let refusals = half.of_owner().iter().filter(|(_, came)| *came == Came::Refusal).count();
-        let refused_for_good = refusals > usize::from(saga.epoch > 1);
-        let over = saga.has_failed() || saga.failed_before || saga.is_overdue(self.now);
-        // An owner before this one may have sent what nobody saw.
-        let may_be_done = half.came(Came::Unknown) || saga.epoch > 1;
-        if step.needs_answer() && may_be_done && !refused_for_good && over {
-            return Ok(());
-        }
         if half.owner_saw(Came::Refusal) {
             return Err((Rule::Final, "it was refused before".to_owned()));
+        }
+        if let (Some(lifetime), Some(first)) = (self.plan.key_lifetime(), half.first_sent_at())
+            && self.now > first + lifetime + MS
+            && !self.clock_may_be_off(saga)
+        {
+            return Err((Rule::KeyLifetime, format!("its first attempt was {} ms ago", (self.now - first) / MS)));
+        }
+        let over = saga.may_have_failed(self.now) || saga.is_overdue(self.now);
+        // An owner before this one may have sent what nobody saw.
+        let may_be_done = half.came(Came::Unknown) || saga.epoch > 1;
+        if step.needs_answer() && may_be_done && over {
+            return Ok(());
         }
         if saga.has_failed() {
             let failed = saga.failed_step().unwrap_or("no step");
             return Err((Rule::Final, format!("the saga is being compensated: {failed} has failed")));
         }
-        if half.of_owner().len() >= step.max_attempts() as usize {
+        let known_before = if self.may_miss_etcd { 0 } else { half.before.saturating_sub(half.forgotten) };
+        if known_before + half.of_owner().len() >= step.max_attempts() as usize {
             return Err((Rule::Attempts, format!("{} attempts are allowed", step.max_attempts())));
         }
         let deadline = saga.began_at + saga.model.deadline_ms() * MS;
@@ -205,6 +252,48 @@ impl<'a> View<'a> {
             return Err((Rule::Deadline, "the deadline has passed".to_owned()));
         }
         Ok(())
+    }
+}
+
+/// The depth at which no saga begins any more.
+pub(super) const DEEPEST: u32 = 8;
+
+/// How deep the call is in which a client's request was made; 0: it is of no saga.
+pub(super) fn depth_of(client: &ClientPlan) -> u32 {
+    let line = client.headers.iter().find(|(name, _)| name == "saga-depth");
+    line.and_then(|(_, value)| std::str::from_utf8(value).ok()?.parse().ok()).unwrap_or(0)
+}
+
+/// Whether a client that was told this does not know whether there is a saga, or that one goes on.
+fn leaves_open(told: &Told) -> bool {
+    is_fate_unknown(told) || matches!(of_saga(told), Some(("running" | "compensating", _)))
+}
+
+impl View<'_> {
+    /// A call says how deep its saga is, and how long its answer is of use: a transaction's until the deadline of its
+    /// saga, all others' as long as the attempt may take.
+    fn check_depth_and_deadline(&self, saga: &SagaView<'_>, step: &StepModel, record: &CallRecord) -> Check {
+        let depth = depth_of(&self.plan.clients[saga.client]) + 1;
+        if record.header("saga-depth") != depth.to_string() {
+            return Err((Rule::Depth, format!("saga-depth is {:?}, expected {depth}", record.header("saga-depth"))));
+        }
+        let wrong = |expected: String| {
+            let found = record.header("saga-deadline");
+            Err((Rule::Envelope, format!("saga-deadline is {found:?}, expected {expected}")))
+        };
+        let Ok(found) = record.header("saga-deadline").parse::<u64>() else {
+            return wrong("whole milliseconds".to_owned());
+        };
+        let over = saga.may_have_failed(self.now) || saga.is_overdue(self.now);
+        let timeout_ms = step.timeout_ms(record.is_compensation());
+        if found == timeout_ms && (record.is_compensation() || over) {
+            return Ok(());
+        }
+        let deadline_ms = saga.model.deadline_ms();
+        let left = |since: Nanos| (since / MS + deadline_ms).saturating_sub(self.now / MS);
+        let (least, most) = (left(saga.asked_at).saturating_sub(2), left(saga.began_at) + 2);
+        let fits = (least..=most.min(deadline_ms)).contains(&found) || self.clock_may_be_off(saga);
+        if record.is_compensation() || !fits { wrong(format!("{least} to {most}, or {timeout_ms}")) } else { Ok(()) }
     }
 }
 
@@ -244,17 +333,22 @@ fn check_headers(saga: &SagaView<'_>, step: &StepModel, record: &CallRecord) -> 
     Ok(())
 }
 
-fn check_compensation(saga: &SagaView<'_>, step: &StepModel, view: &StepView) -> Check {
+fn check_compensation(saga: &SagaView<'_>, step: &StepModel, view: &StepView, now: Nanos) -> Check {
+    // The filter counts whole milliseconds.
+    let is_inherited = |half: &Half| now + 2 * MS < half.inherited_until;
     if view.transaction.came(Came::NotYet) {
         return Err((Rule::UnderWay, "an attempt of its transaction is under way".to_owned()));
     }
-    if !view.may_be_done(step) && saga.epoch == 1 {
+    if is_inherited(&view.transaction) {
+        return Err((Rule::UnderWay, "an attempt of the owner before may be under way".to_owned()));
+    }
+    if !view.may_be_done() && saga.epoch == 1 {
         return Err((Rule::Undo, "its transaction was certainly not done".to_owned()));
     }
     if step.needs_answer() && !view.transaction.came(Came::Success) {
         return Err((Rule::Undo, "its transaction has not answered what it needs".to_owned()));
     }
-    if view.compensation.of_owner().last().is_some_and(|(_, came)| *came == Came::Success) {
+    if view.compensation.of_owner().last().is_some_and(|last| last.came == Came::Success) {
         return Err((Rule::Undo, "it has succeeded before".to_owned()));
     }
     if saga.told == Some("completed") {
@@ -266,7 +360,13 @@ fn check_compensation(saga: &SagaView<'_>, step: &StepModel, view: &StepView) ->
         if view.transaction.came(Came::NotYet) {
             return Err((Rule::UnderWay, format!("{name}, which comes after it, is under way")));
         }
-        if after.compensation.is_some() && view.may_be_done(after) && !view.is_undone() {
+        // Unless this owner has learnt what became of it.
+        let settled =
+            matches!(view.transaction.of_owner().last().map(|last| last.came), Some(came) if came != Came::Unknown);
+        if is_inherited(&view.transaction) && !settled {
+            return Err((Rule::UnderWay, format!("{name}, which comes after it, may be under way")));
+        }
+        if after.compensation.is_some() && view.may_be_done() && !view.is_undone() {
             return Err((Rule::UndoOrder, format!("{name}, which comes after it, is not undone")));
         }
     }
@@ -275,8 +375,7 @@ fn check_compensation(saga: &SagaView<'_>, step: &StepModel, view: &StepView) ->
 
 /// A saga compensates because a step failed, or because time is up.
 pub(super) fn check_cause(saga: &SagaView<'_>, now: Nanos, clock_off: bool) -> Check {
-    let may_fail = saga.failed_before || saga.steps.values().any(|step| step.was_unreadable);
-    if saga.has_failed() || may_fail || saga.is_overdue(now) || clock_off {
+    if saga.may_have_failed(now) || saga.is_overdue(now) || clock_off {
         return Ok(());
     }
     Err((Rule::Cause, "no step of its saga has failed, and its deadline has not passed".to_owned()))

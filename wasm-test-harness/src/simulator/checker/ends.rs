@@ -1,15 +1,19 @@
 //! Rules for what clients are told, and for how sagas end.
 
+use std::collections::BTreeSet;
+
 use serde_json::Value as Json;
 
 use super::calls::{check_cause, first_steps_are_tried_together};
-use super::view::{Came, SLACK, SagaView, View};
+use super::refusals::is_fate_unknown;
+use super::step::{Came, Half};
+use super::view::{SLACK, SagaView, View};
 use super::{Check, Rule, Tally, of_saga};
 use crate::simulator::history::{StreamId, Told, VmId};
 use crate::simulator::host::{Nanos, text};
 use crate::simulator::journal_view::Kept;
 use crate::simulator::model::SagaModel;
-use crate::simulator::plan::{ClientPlan, MS};
+use crate::simulator::plan::MS;
 use crate::simulator::world::Outcome;
 
 /// How much longer than its deadline a saga keeps its client.
@@ -45,13 +49,19 @@ impl<'a> View<'a> {
         }
         let request_id = self.history.streams[stream].request_id.as_str();
         let saga = self.saga_of.get(request_id).cloned();
+        if let (Some(known), Some((_, id))) = (&saga, of_saga(told))
+            && known == id
+            && self.is_sent_again(stream)
+        {
+            return self.check_repeated(stream, id, told);
+        }
         if let (None, Told::Answer { headers, .. }) = (&saga, told)
             && let Some(other) = text(headers, "saga-id").filter(|id| self.sagas.contains_key(*id))
         {
             return self.check_repeated(stream, other, told);
         }
         let Some((status, id)) = of_saga(told) else {
-            return if saga.is_some() {
+            return if saga.is_some() && !is_fate_unknown(told) {
                 Err((Rule::Told, "its saga has begun".to_owned()))
             } else {
                 self.check_refusal(stream, told)
@@ -73,6 +83,7 @@ impl<'a> View<'a> {
         if waited > may_wait + SLACK + asking + frozen && !slow {
             return Err((Rule::Waits, format!("waited {} ms", waited / MS)));
         }
+        saga.tells(status)?;
         match status {
             "completed" => {
                 saga.told = Some("completed");
@@ -84,7 +95,7 @@ impl<'a> View<'a> {
             "compensated" => {
                 saga.told = Some("compensated");
                 saga.reply = body_of(told);
-                is_compensated(saga)?;
+                is_compensated(saga, now)?;
                 check_cause(saga, now, clock_off)?;
                 check_status(told, saga.model.status_when_compensated())?;
                 check_summary(saga.model.has_body_when_compensated(), id, status, told)
@@ -101,6 +112,12 @@ impl<'a> View<'a> {
         }
     }
 
+    /// Whether the request of a stream has been sent several times, by a proxy in front.
+    fn is_sent_again(&self, stream: StreamId) -> bool {
+        let request_id = &self.history.streams[stream].request_id;
+        self.requested_at.keys().filter(|other| self.history.streams[**other].request_id == *request_id).count() > 1
+    }
+
     /// A client that asks again under its key gets the saga of the request before.
     fn check_repeated(&mut self, stream: StreamId, id: &str, told: &'a Told) -> Check {
         let wrong = |what: &str| Err((Rule::StartKey, what.to_owned()));
@@ -110,18 +127,22 @@ impl<'a> View<'a> {
         let (asked, slow) = (self.requested_at.get(&stream).copied().unwrap_or(0), self.slow.contains(&vm));
         let lenient = slow || self.may_miss_etcd || self.frozen(vm.0) > 0;
         let (plan, now) = (self.plan, self.now);
+        // It was told of before the saga began, which says so.
+        let same_request = self.saga_of.get(record.request_id.as_str()).is_some_and(|known| known == id);
         // By the definition that is served now.
         let deadline_ms = self.model_of(stream).map_or(0, SagaModel::deadline_ms);
         let may_wait = (deadline_ms + GRACE_MS) * MS;
         let Some(saga) = self.sagas.get_mut(id) else { return Ok(()) };
         let (this, first) = (&plan.clients[record.client], &plan.clients[saga.client]);
-        if this.start_key().is_none() || this.start_key() != first.start_key() || this.body != first.body {
+        let same_key = this.start_key().is_some() && this.start_key() == first.start_key() && this.body == first.body;
+        if !same_key && !same_request {
             return wrong("that is the saga of another request");
         }
         let waited = now - asked;
+        saga.tells(text(headers, "saga-status").unwrap_or_default())?;
         match text(headers, "saga-status").unwrap_or_default() {
             end @ ("completed" | "compensated") => {
-                if text(headers, "idempotency-replayed") != Some("true") {
+                if text(headers, "idempotency-replayed") != Some("true") && !same_request {
                     return wrong("it does not say that it is told again");
                 }
                 let end = if end == "completed" { "completed" } else { "compensated" };
@@ -133,7 +154,7 @@ impl<'a> View<'a> {
                 if same != body {
                     return wrong("before something else was told");
                 }
-                if end == "completed" { is_completed(saga) } else { is_compensated(saga) }
+                if end == "completed" { is_completed(saga) } else { is_compensated(saga, now) }
             }
             _ if waited + MS < may_wait && !lenient => Err((Rule::Waits, format!("waited only {} ms", waited / MS))),
             _ if waited > may_wait + SLACK + ASKING && !lenient => {
@@ -143,34 +164,6 @@ impl<'a> View<'a> {
         }
     }
 
-    /// Refused before it began: only where there is a reason.
-    fn check_refusal(&self, stream: StreamId, told: &Told) -> Check {
-        let Told::Answer { status, headers, .. } = told else { return Ok(()) };
-        let client = &self.plan.clients[self.history.streams[stream].client];
-        let lacks = !String::from_utf8_lossy(&client.body).contains("\"guest\"");
-        let version = self.history.streams[stream].version;
-        let limits = &self.plan.configurations[version]["limits"];
-        let too_large = limits["max_body"].as_u64().is_some_and(|max| client.body.len() as u64 > max);
-        let scarce = limits["max_sagas"].as_u64().is_some_and(|max| max < self.plan.clients.len() as u64);
-        let retry_after = headers.iter().any(|(name, _)| name == "retry-after");
-        match status {
-            400 if lacks => Ok(()),
-            413 if too_large => Ok(()),
-            503 if scarce && retry_after => Ok(()),
-            // What it waited for had ended, and was forgotten at once.
-            503 if retry_after && !self.in_etcd && self.plan.max_retained().is_some() => Ok(()),
-            503 if retry_after && (self.may_miss_etcd || !self.plan.etcd_orders.is_empty()) => Ok(()),
-            422 if self.shares_key(client) => Ok(()),
-            _ => Err((Rule::Refusal, "there is no reason to refuse its request".to_owned())),
-        }
-    }
-
-    /// Another client asks for something else under the same key.
-    fn shares_key(&self, client: &ClientPlan) -> bool {
-        let others = self.plan.clients.iter().filter(|other| other.start_key() == client.start_key());
-        client.start_key().is_some() && others.filter(|other| other.body != client.body).count() > 0
-    }
-
     /// A saga that sends nothing: because it skips every step, or all before one that cannot be sent.
     fn check_empty(&self, stream: StreamId, status: &str) -> Check {
         let client = &self.plan.clients[self.history.streams[stream].client];
@@ -178,12 +171,13 @@ impl<'a> View<'a> {
         let Some(saga) = self.model_of(stream) else { return Ok(()) };
         // Who asks again is told of a saga that may have begun under another definition.
         let all = |saga: &SagaModel| saga.steps.iter().all(|step| step.is_skipped(&body));
-        let began_before = client.start_key().is_some() && self.definitions_for(client).any(all);
+        let asks_again = client.start_key().is_some() || client.front.is_some();
+        let began_before = asks_again && self.definitions_for(client).any(all);
         let skips_all = all(saga) || began_before;
         // Its VM may have gone after the begin was recorded and before anything was sent: nobody can know that.
         let vm = self.history.streams[stream].vm.unwrap_or_default();
         let may_be_of = |gone: &VmId| self.in_etcd || gone.0 == vm.0;
-        let taken_over = client.start_key().is_some() && self.gone.keys().any(may_be_of);
+        let taken_over = asks_again && self.gone.keys().any(may_be_of);
         let waited = self.now - self.requested_at.get(&stream).copied().unwrap_or(self.now);
         let skips_first = saga.steps.iter().all(|step| !step.after.is_empty() || step.is_skipped(&body));
         match status {
@@ -195,7 +189,7 @@ impl<'a> View<'a> {
             "running" | "compensating" if self.may_miss_etcd => Ok(()),
             // Until the deadline its VM was not certain that it still had it, or it lost it to another.
             "compensated" if self.may_miss_etcd && waited + MS >= saga.deadline_ms() * MS => Ok(()),
-            "compensated" if self.may_miss_etcd && client.start_key().is_some() => Ok(()),
+            "compensated" if self.may_miss_etcd && asks_again => Ok(()),
             "compensated" if skips_first && body.get("guest").is_none() => Ok(()),
             _ => Err((Rule::Told, "nothing was sent for its saga".to_owned())),
         }
@@ -205,18 +199,25 @@ impl<'a> View<'a> {
         if !outcome.converged {
             self.wrong(Rule::NotConverged, "the run does not come to an end".to_owned());
         }
-        for (vm, root) in &outcome.open_roots {
+        let stuck = self.stuck_for_age();
+        let may_stay_open = self.plan.key_lifetime().is_some();
+        for (vm, root) in outcome.open_roots.iter().filter(|_| !may_stay_open) {
             self.wrong(Rule::Left, format!("root {root} of {vm:?} has a saga in the end"));
         }
         if outcome.illegal_events > 0 {
             self.wrong(Rule::IllegalEvent, format!("{} events did not fit their sagas", outcome.illegal_events));
         }
         for (proxy, kept) in outcome.kept.iter().enumerate() {
-            if let Some(what) = self.check_kept(proxy, kept) {
+            if let Some(what) = self.check_kept(proxy, kept, &stuck) {
                 self.wrong(Rule::Left, format!("proxy{proxy}: {what}"));
             }
         }
-        for what in &outcome.left_in_etcd {
+        // So may be one that was begun and of which nothing was sent.
+        let is_seen = |what: &String| self.sagas.keys().any(|saga| what.contains(saga.as_str()));
+        let is_stuck =
+            |what: &&String| stuck.iter().any(|saga| what.contains(saga.as_str())) || (may_stay_open && !is_seen(what));
+        let left: Vec<&String> = outcome.left_in_etcd.iter().filter(|what| !is_stuck(what)).collect();
+        for what in left {
             self.wrong(Rule::Left, format!("etcd: {what}"));
         }
         let ended = self.gone.len();
@@ -226,6 +227,7 @@ impl<'a> View<'a> {
         for (vm, root) in &outcome.restless {
             self.wrong(Rule::Left, format!("root {root} of {vm:?} has timers in the end"));
         }
+        self.check_all_awaited();
         self.check_streams();
         let mut tally = Tally::default();
         let ids: Vec<String> = self.sagas.keys().cloned().collect();
@@ -238,8 +240,23 @@ impl<'a> View<'a> {
         tally
     }
 
-    fn check_kept(&self, proxy: usize, kept: &Kept) -> Option<String> {
-        if let Some(saga) = kept.open.first() {
+    /// Sagas that stay open: a step may have been done, and is too old to be asked for again.
+    fn stuck_for_age(&self) -> BTreeSet<String> {
+        let is_too_old = |saga: &SagaView<'_>| saga.model.steps.iter().any(|step| saga.is_too_old(step, self.now));
+        self.sagas.iter().filter(|(_, saga)| is_too_old(saga)).map(|(id, _)| id.clone()).collect()
+    }
+
+    /// Whether a step stands for ever: it is too old to be asked for again, or comes before one that is.
+    fn stands_for_age(&self, saga: &SagaView<'_>, name: &str) -> bool {
+        let of = |name: &str| saga.model.step(name).map(|step| saga.is_too_old(step, self.now));
+        of(name) == Some(true) || saga.model.successors(name).into_iter().any(|after| of(after) == Some(true))
+    }
+
+    fn check_kept(&self, proxy: usize, kept: &Kept, stuck: &BTreeSet<String>) -> Option<String> {
+        let is_seen = |saga: &String| self.sagas.contains_key(saga);
+        let may_stay_open =
+            |saga: &String| stuck.contains(saga) || (self.plan.key_lifetime().is_some() && !is_seen(saga));
+        if let Some(saga) = kept.open.iter().find(|saga| !may_stay_open(saga)) {
             return Some(format!("saga {saga} is left open"));
         }
         if let Some(key) = kept.unreadable.first() {
@@ -299,12 +316,25 @@ impl<'a> View<'a> {
             if outcome.faults == 0 && swift {
                 return Err((Rule::Cause, "nothing went wrong, and it did not complete".to_owned()));
             }
+        } else if saga.told.is_none() && to_undo.iter().all(|step| self.stands_for_age(saga, step)) {
+            tally.stuck += 1;
         } else {
             return Err((
                 Rule::Outcome,
                 format!("{held} of {asked} steps hold, and {to_undo:?} are not undone (told {:?})", saga.told),
             ));
         }
+        Ok(())
+    }
+}
+
+impl SagaView<'_> {
+    /// What is told of a saga never goes back.
+    fn tells(&mut self, status: &str) -> Check {
+        if status == "completed" && self.told_compensating {
+            return Err((Rule::Told, "before it was told that it is being undone".to_owned()));
+        }
+        self.told_compensating |= status == "compensating";
         Ok(())
     }
 }
@@ -326,13 +356,15 @@ fn is_completed(saga: &SagaView<'_>) -> Check {
     Ok(())
 }
 
-fn is_compensated(saga: &SagaView<'_>) -> Check {
+fn is_compensated(saga: &SagaView<'_>, now: Nanos) -> Check {
     for step in &saga.model.steps {
         let view = saga.step(&step.name);
-        if view.transaction.came(Came::NotYet) || view.compensation.came(Came::NotYet) {
+        // Of an owner that has gone, or is about to notice, an attempt is over once it has timed out.
+        let under_way = |half: &Half| half.attempts.iter().any(|one| one.came == Came::NotYet && now < one.until);
+        if under_way(&view.transaction) || under_way(&view.compensation) {
             return Err((Rule::Told, format!("{} is under way", step.name)));
         }
-        if step.compensation.is_some() && view.may_be_done(step) && !view.is_undone() {
+        if step.compensation.is_some() && view.may_be_done() && !view.is_undone() {
             return Err((Rule::Told, format!("{} is not undone", step.name)));
         }
     }

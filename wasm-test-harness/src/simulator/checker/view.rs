@@ -4,102 +4,14 @@ use std::collections::{BTreeMap, BTreeSet};
 
 use serde_json::Value as Json;
 
+use super::journal::Awaited;
+use super::step::{Came, Half, StepView};
 use super::{Rule, Violation};
 use crate::simulator::history::{CallId, CallRecord, Deed, Ended, History, StreamId, Told, VmId};
 use crate::simulator::host::Nanos;
+use crate::simulator::journal_view::Durable;
 use crate::simulator::model::{Configuration, SagaModel, StepModel};
 use crate::simulator::plan::{ClientPlan, MS, Plan, SECOND, Trouble};
-
-/// What an attempt came to, as far as its sender could know.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(super) enum Came {
-    /// It is under way.
-    NotYet,
-    /// A success.
-    Success,
-    /// A definite refusal.
-    Refusal,
-    /// Not now: it was not done.
-    NotNow,
-    /// Nobody knows.
-    Unknown,
-}
-
-/// The attempts of one half of a step.
-#[derive(Debug, Clone, Default)]
-pub(super) struct Half {
-    pub(super) attempts: Vec<(CallId, Came)>,
-    pub(super) first_tried_at: Option<Nanos>,
-    pub(super) last_ended_at: Nanos,
-    /// For how long the participant has asked to be left alone after the last attempt.
-    pub(super) put_off: Nanos,
-    /// So many of the attempts are of owners before this one, who have told nobody what they came to.
-    pub(super) before: usize,
-    /// The last attempt was sent only to learn whether an earlier one was done.
-    pub(super) resolving: bool,
-    /// It was refused for good, by its participant or for want of a cluster; whatever came of earlier attempts.
-    pub(super) refused: bool,
-}
-
-impl Half {
-    /// The attempts of the present owner.
-    pub(super) fn of_owner(&self) -> &[(CallId, Came)] {
-        self.attempts.get(self.before..).unwrap_or_default()
-    }
-
-    /// To the knowledge of the present owner.
-    pub(super) fn owner_saw(&self, came: Came) -> bool {
-        self.of_owner().iter().any(|(_, other)| *other == came)
-    }
-
-    /// Another owner: what was under way is unknown to it, and it counts anew.
-    fn taken_over(&mut self) {
-        for (_, came) in &mut self.attempts {
-            if *came == Came::NotYet {
-                *came = Came::Unknown;
-            }
-        }
-        *self = Half {
-            before: self.attempts.len(),
-            attempts: std::mem::take(&mut self.attempts),
-            first_tried_at: self.first_tried_at,
-            ..Half::default()
-        };
-    }
-
-    pub(super) fn came(&self, came: Came) -> bool {
-        self.attempts.iter().any(|(_, other)| *other == came)
-    }
-
-    pub(super) fn last(&self) -> Option<Came> {
-        self.attempts.last().map(|(_, came)| *came)
-    }
-}
-
-/// One step of a saga.
-#[derive(Debug, Clone, Default)]
-pub(super) struct StepView {
-    pub(super) transaction: Half,
-    pub(super) compensation: Half,
-    pub(super) applied: u32,
-    /// What it answered, those after it cannot read.
-    pub(super) unreadable: bool,
-    /// Nor could they when an owner had it who has gone, and may have written that down.
-    pub(super) was_unreadable: bool,
-}
-
-impl StepView {
-    /// Whether there is, or may be, something to undo.
-    pub(super) fn may_be_done(&self, model: &StepModel) -> bool {
-        let transaction = &self.transaction;
-        let resolved = model.needs_answer() && transaction.last() == Some(Came::Refusal);
-        (transaction.came(Came::Success) || transaction.came(Came::Unknown)) && !resolved
-    }
-
-    pub(super) fn is_undone(&self) -> bool {
-        self.compensation.last() == Some(Came::Success)
-    }
-}
 
 /// One saga, from its first call on.
 #[derive(Debug, Clone)]
@@ -110,18 +22,31 @@ pub(super) struct SagaView<'a> {
     pub(super) vm: VmId,
     /// Raised with every owner.
     pub(super) epoch: u32,
+    /// When the first call of that owner was sent; of the first owner, 0.
+    pub(super) took_over_at: Nanos,
     pub(super) client: usize,
     /// When its first call was sent.
     pub(super) began_at: Nanos,
     /// From when its deadline may count: a journal that is elsewhere takes its time before the first call.
     pub(super) asked_at: Nanos,
     pub(super) steps: BTreeMap<&'a str, StepView>,
-    /// It had failed to the knowledge of an owner before this one, which may have recorded that.
+    /// It had failed, or may have, to the knowledge of an owner, which may have recorded that.
     pub(super) failed_before: bool,
     /// The end that a client was told.
     pub(super) told: Option<&'static str>,
     /// What was in that answer: who asks again is told the same.
     pub(super) reply: Option<Vec<u8>>,
+    /// Its journal may not answer for a while.
+    pub(super) may_miss_etcd: bool,
+    /// For how long participants keep its keys.
+    pub(super) key_lifetime: Option<Nanos>,
+    /// Some client was told that it is being undone.
+    pub(super) told_compensating: bool,
+    /// What is in its journal, and since when.
+    pub(super) durable: BTreeMap<Durable, Nanos>,
+    /// What is to be there soon.
+    pub(super) awaited: Vec<Awaited>,
+    pub(super) has_awaited_failure: bool,
 }
 
 impl SagaView<'_> {
@@ -133,14 +58,14 @@ impl SagaView<'_> {
         self.steps.get(name).cloned().unwrap_or_default()
     }
 
-    /// Another VM has it from now on.
-    pub(super) fn taken_over(&mut self, vm: VmId, epoch: u32) {
+    /// Another VM has it from now on. Whose it was, was dead since then, if it was.
+    pub(super) fn taken_over(&mut self, vm: VmId, epoch: u32, dead_since: Option<Nanos>, now: Nanos) {
         self.failed_before |= self.has_failed();
-        (self.vm, self.epoch) = (vm, epoch);
+        (self.vm, self.epoch, self.took_over_at) = (vm, epoch, now);
         for step in self.steps.values_mut() {
             step.was_unreadable |= std::mem::take(&mut step.unreadable);
-            step.transaction.taken_over();
-            step.compensation.taken_over();
+            step.transaction.taken_over(dead_since);
+            step.compensation.taken_over(dead_since);
         }
     }
 
@@ -163,9 +88,42 @@ impl SagaView<'_> {
         let half = self.step(&step.name).transaction;
         // What comes after the last attempt that is allowed is only sent to learn what became of it.
         let allowed = half.of_owner().get(..step.max_attempts() as usize).unwrap_or_default();
-        let vain = |came: Came| !matches!(came, Came::Success | Came::NotYet);
-        let used_up = !allowed.is_empty() && allowed.iter().all(|(_, came)| vain(*came));
+        let used_up = !allowed.is_empty() && allowed.iter().all(|attempt| attempt.came.is_vain());
         half.refused || used_up || (half.attempts.is_empty() && self.cannot_be_sent(step))
+    }
+
+    /// Some step may have failed to the knowledge of its owner, which is not all that owners before it knew.
+    pub(super) fn may_have_failed(&self, now: Nanos) -> bool {
+        let used_up = |step: &&StepModel| {
+            let half = self.step(&step.name).transaction;
+            // Of an attempt that owners before have made the present one knows only that it was about to be made.
+            let made = half.attempts.len() + self.epoch as usize - 1;
+            let used_up = made >= step.max_attempts() as usize && !half.owner_saw(Came::Success);
+            let too_old = self.key_is_forgotten(&half, now) && half.last() != Some(Came::Success);
+            half.came(Came::Doubtful) || (self.epoch > 1 && used_up) || too_old
+        };
+        let unreadable = || self.steps.values().any(|step| step.was_unreadable);
+        self.failed_before || self.has_failed() || self.model.steps.iter().any(|step| used_up(&step)) || unreadable()
+    }
+
+    /// The participant may have forgotten the key of a transaction, or will soon. The filter counts from when it first tried to
+    /// send it.
+    fn key_is_forgotten(&self, transaction: &Half, now: Nanos) -> bool {
+        // An owner before may have written that it would, and be gone before it did; or the write took long.
+        let written = (self.epoch > 1 || self.may_miss_etcd).then_some(self.asked_at);
+        let first = if self.may_miss_etcd { written } else { transaction.first_tried_at.or(written) };
+        self.key_lifetime.zip(first).is_some_and(|(lifetime, first)| first + lifetime < now + SECOND)
+    }
+
+    /// Whether a step may have been done to the knowledge of its owner, and it is too late to ask: nobody but an operator can
+    /// end the saga. What became of it is known only if the journal had that in time.
+    pub(super) fn is_too_old(&self, model: &StepModel, now: Nanos) -> bool {
+        let index = self.model.steps.iter().position(|step| step.name == model.name);
+        let half = self.step(&model.name).transaction;
+        let durable = index.and_then(|index| self.durable.get(&Durable::Settled(index)));
+        let in_time = durable.is_some_and(|at| !self.key_is_forgotten(&half, *at));
+        let settled = in_time && matches!(half.last(), Some(Came::Success | Came::Refusal));
+        model.needs_answer() && !settled && self.key_is_forgotten(&half, now)
     }
 
     /// Its turn has come, and it, or its compensation, reads what the request or an answer does not have.
@@ -211,6 +169,7 @@ pub(super) struct View<'a> {
     pub(super) told: BTreeMap<StreamId, (Nanos, &'a Told)>,
     pub(super) left: BTreeSet<StreamId>,
     pub(super) gone: BTreeMap<VmId, &'a str>,
+    pub(super) gone_at: BTreeMap<VmId, Nanos>,
     /// VMs that did nothing for a while, and may have been taken for dead.
     pub(super) slow: BTreeSet<VmId>,
     /// VMs of which a root has ended: others take its sagas over, though the VM lives.
@@ -238,6 +197,7 @@ impl<'a> View<'a> {
             told: BTreeMap::new(),
             left: BTreeSet::new(),
             gone: BTreeMap::new(),
+            gone_at: BTreeMap::new(),
             slow: BTreeSet::new(),
             lost_a_root: BTreeSet::new(),
             kills: BTreeSet::new(),
@@ -279,45 +239,29 @@ impl<'a> View<'a> {
 
     pub(super) fn ended(&mut self, call: CallId, ended: &Ended) {
         let record = &self.history.calls[call];
-        let now = self.now;
-        let compensation = record.is_compensation();
-        let came = match ended {
-            // Nothing there to undo is what was wanted, where it need not have been there.
-            Ended::Answered(404 | 410) if compensation && self.need_not_exist(record) => Came::Success,
-            Ended::Unreadable(_) if !compensation && self.needs_answer(record) => Came::Unknown,
-            _ => came_of(ended),
-        };
-        let needs_answer = !compensation && self.needs_answer(record);
-        if !self.half(record).is_some_and(|half| half.of_owner().iter().any(|(other, _)| *other == call)) {
+        let (now, compensation) = (self.now, record.is_compensation());
+        let Some(saga) = self.sagas.get_mut(record.header("saga-id")) else { return };
+        let Some(model) = saga.model.step(record.header("saga-step")) else { return };
+        let (epoch, took_over_at) = (saga.epoch, saga.took_over_at);
+        let Some(step) = saga.steps.get_mut(model.name.as_str()) else { return };
+        let half = if compensation { &step.compensation } else { &step.transaction };
+        if !half.of_owner().iter().any(|attempt| attempt.call == call) {
             return;
         }
-        if let Some(step) = self.step_of(record) {
-            step.unreadable = !compensation && matches!(ended, Ended::Unreadable(_));
-        }
-        let Some(half) = self.half(record) else { return };
-        let mut came = came;
-        if came == Came::Refusal && !compensation {
-            half.refused = true;
-            // After an unknown attempt a refusal may only mean that the key is being worked on. Where the answer is
-            // needed it is asked for again, until it is refused while that is all that it is sent for; 409 never tells.
-            let conflict = matches!(ended, Ended::Answered(409));
-            if needs_answer && half.came(Came::Unknown) && (conflict || !half.resolving) {
-                came = Came::Unknown;
-            }
-        }
+        let came = if compensation {
+            step.compensation_came(model, ended, epoch, took_over_at, now)
+        } else {
+            step.unreadable = matches!(ended, Ended::Unreadable(_));
+            step.transaction_came(model, ended, epoch)
+        };
+        let half = if compensation { &mut step.compensation } else { &mut step.transaction };
+        half.refused |= came == Came::Refusal && !compensation;
         half.last_ended_at = now;
         half.put_off = if let Ended::PutOff(_, after_s) = ended { Nanos::from(*after_s) * SECOND } else { 0 };
-        if let Some((_, last)) = half.attempts.iter_mut().find(|(other, _)| *other == call) {
-            *last = came;
+        if let Some(attempt) = half.attempts.iter_mut().find(|attempt| attempt.call == call) {
+            attempt.came = came;
         }
-    }
-
-    /// It is not known that what is compensated was done, or that it is still there.
-    fn need_not_exist(&self, record: &CallRecord) -> bool {
-        let saga = self.sagas.get(record.header("saga-id"));
-        let step = saga.map(|saga| saga.step(record.header("saga-step"))).unwrap_or_default();
-        let sent_before = step.compensation.before > 0;
-        !step.transaction.came(Came::Success) || step.compensation.came(Came::Unknown) || sent_before
+        self.await_what_follows(record);
     }
 
     pub(super) fn dealt(&mut self, call: CallId, deed: Deed) {
@@ -331,11 +275,6 @@ impl<'a> View<'a> {
         self.sagas.get_mut(record.header("saga-id"))?.steps.get_mut(record.header("saga-step"))
     }
 
-    fn needs_answer(&self, record: &CallRecord) -> bool {
-        let saga = self.sagas.get(record.header("saga-id"));
-        saga.and_then(|saga| saga.model.step(record.header("saga-step"))).is_some_and(StepModel::needs_answer)
-    }
-
     pub(super) fn half(&mut self, record: &CallRecord) -> Option<&mut Half> {
         let step = self.step_of(record)?;
         Some(if record.is_compensation() { &mut step.compensation } else { &mut step.transaction })
@@ -345,7 +284,8 @@ impl<'a> View<'a> {
         self.left.insert(stream);
         let record = &self.history.streams[stream];
         let Some(vm) = record.vm else { return };
-        let had_patience = self.plan.clients[record.client].leaves_after.is_none();
+        let client = &self.plan.clients[record.client];
+        let had_patience = client.leaves_after.is_none() && client.front.is_none();
         let slow = self.gone.contains_key(&vm) || self.slow.contains(&vm) || self.frozen(vm.0) > 0;
         if had_patience && !slow {
             self.wrong(Rule::Waits, format!("client {} was told nothing as long as it waited", record.client));
@@ -354,6 +294,7 @@ impl<'a> View<'a> {
 
     pub(super) fn vm_gone(&mut self, vm: VmId, why: &'a str) {
         self.gone.insert(vm, why);
+        self.gone_at.insert(vm, self.now);
         if why == KILLED {
             self.kills.insert((vm.0, self.now));
         }
@@ -376,6 +317,11 @@ impl<'a> View<'a> {
         saga.epoch > 1 && self.plan.faults.clock_jump > 0.0
     }
 
+    /// Whether the process of a proxy was killed after that time.
+    pub(super) fn was_killed_since(&self, proxy: usize, since: Nanos) -> bool {
+        self.kills.range((proxy, since)..(proxy + 1, 0)).next().is_some()
+    }
+
     /// How often the process of a proxy has been killed.
     pub(super) fn kills_of(&self, proxy: usize) -> usize {
         self.kills.range((proxy, 0)..(proxy + 1, 0)).count()
@@ -384,17 +330,6 @@ impl<'a> View<'a> {
 
 /// Why a VM has gone whose process was killed.
 const KILLED: &str = "killed with its process";
-
-/// From the documentation's table of outcomes.
-fn came_of(ended: &Ended) -> Came {
-    match ended {
-        Ended::Answered(200..=299) | Ended::Unreadable(_) => Came::Success,
-        Ended::PutOff(..) | Ended::Answered(429) => Came::NotNow,
-        Ended::Answered(408 | 425) => Came::Unknown,
-        Ended::Answered(400..=499) => Came::Refusal,
-        Ended::Answered(_) | Ended::Proxy(_) | Ended::Broken | Ended::Forgotten => Came::Unknown,
-    }
-}
 
 /// Time that a run in which nothing is frozen takes between two things that follow from each other.
 pub(super) const SLACK: Nanos = 50 * MS;

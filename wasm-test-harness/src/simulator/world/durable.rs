@@ -1,13 +1,61 @@
 //! What the journal must have of a saga before that is done which follows from it.
 
+use std::collections::{BTreeMap, BTreeSet};
+
 use serde_json::Value as Json;
 
 use super::World;
 use crate::simulator::checker::of_saga;
 use crate::simulator::history::{CallId, CallRecord, Happening, StreamId, Told};
-use crate::simulator::journal_view::{self, Stand};
+use crate::simulator::host::Nanos;
+use crate::simulator::journal_view::{self, Durable, Stand};
+
+/// What was seen in the journal before.
+#[derive(Default)]
+pub(super) struct Seen {
+    /// By saga, with when it was seen first.
+    durable: BTreeMap<String, BTreeMap<Durable, Nanos>>,
+    /// The saga in each slot of shared data, by proxy and key.
+    slots: BTreeMap<(usize, Vec<u8>), String>,
+}
 
 impl World<'_> {
+    /// A VM of a proxy may have written in shared data.
+    pub(super) fn look_at_shared_data(&mut self, proxy: usize) {
+        let written = self.proxies[proxy].process.borrow_mut().take_written();
+        for (key, value) in written {
+            let found = journal_view::in_slot(&value);
+            let slot = (proxy, key);
+            if let Some(before) = self.seen.slots.remove(&slot)
+                && found.as_ref().is_none_or(|(saga, _)| *saga != before)
+            {
+                self.is_durable(&before, [Durable::Ended].into());
+            }
+            if let Some((saga, records)) = found {
+                self.seen.slots.insert(slot, saga.clone());
+                self.is_durable(&saga, journal_view::durable(&records));
+            }
+        }
+    }
+
+    /// Something of a saga was written in etcd.
+    pub(super) fn look_at_etcd(&mut self, saga: &str) {
+        let is_open = journal_view::in_etcd(&self.journal.etcd).contains_key(saga);
+        let records = journal_view::records_in_etcd(&self.journal.etcd, saga).filter(|_| is_open);
+        let durable = records.map_or([Durable::Ended].into(), |(_, _, records)| journal_view::durable(&records));
+        self.is_durable(saga, durable);
+    }
+
+    fn is_durable(&mut self, saga: &str, durable: BTreeSet<Durable>) {
+        let now = self.clock.now();
+        let seen = self.seen.durable.entry(saga.to_owned()).or_default();
+        let new: Vec<Durable> = durable.into_iter().filter(|one| !seen.contains_key(one)).collect();
+        seen.extend(new.iter().map(|one| (*one, now)));
+        for one in new {
+            self.tell(Happening::Durable(saga.to_owned(), one));
+        }
+    }
+
     /// Nothing is sent before the records are durable that say so and why, nor by who does not own the saga.
     pub(super) fn check_journaled(&mut self, call: CallId) {
         if !self.plan.checks_journal {
@@ -75,6 +123,35 @@ impl World<'_> {
         after.filter_map(Json::as_str).map(str::to_owned).collect()
     }
 
+    /// What is told of a saga that has not ended is what its last acknowledged record says.
+    fn check_told_of_open(&mut self, stream: StreamId, saga: &str, status: &str) {
+        let record = &self.history.streams[stream];
+        let (Some(vm), true) = (record.vm, self.plan.checks_journal) else { return };
+        let records = if self.plan.in_etcd() {
+            journal_view::records_in_etcd(&self.journal.etcd, saga)
+        } else {
+            self.proxies[vm.0].process.borrow().records(saga)
+        };
+        let stand = if self.plan.in_etcd() {
+            journal_view::stand_in_etcd(&self.journal.etcd, saga)
+        } else {
+            self.proxies[vm.0].process.borrow().stand(saga)
+        };
+        let (Some((_, epoch, records)), Stand::Open) = (records, stand) else { return };
+        let compensates = journal_view::says_compensating(&records);
+        // Only its first owner, whose journal answers at once, knows all that is in it.
+        let begun_here = self.history.calls.iter().any(|call| call.header("saga-id") == saga && call.vm == vm);
+        let since = self.seen.durable.get(saga).and_then(|durable| durable.get(&Durable::Compensating));
+        let now = self.clock.now();
+        let knows_all = !self.plan.in_etcd() && epoch == 1 && begun_here && since.is_some_and(|since| *since < now);
+        let what = match status {
+            "compensating" if !compensates => "that it is being undone, of which the journal says nothing",
+            "running" if compensates && knows_all => "that it is running, but the journal says that it is being undone",
+            _ => return,
+        };
+        self.tell(Happening::EndNotJournaled(stream, what.to_owned()));
+    }
+
     /// Nobody is told of a saga that etcd was never asked to begin, nor that it goes on elsewhere where it does not.
     fn check_goes_on(&mut self, stream: StreamId, saga: &str, told: &Told) {
         let (Some(vm), true) = (self.history.streams[stream].vm, self.plan.in_etcd()) else { return };
@@ -96,7 +173,9 @@ impl World<'_> {
     pub(super) fn check_end_journaled(&mut self, stream: StreamId, told: &Told) {
         let (Some((end, saga)), Told::Answer { status, .. }) = (of_saga(told), told) else { return };
         if !["completed", "compensated"].contains(&end) {
-            return self.check_goes_on(stream, saga, told);
+            let (end, saga) = (end.to_owned(), saga.to_owned());
+            self.check_told_of_open(stream, &saga, &end);
+            return self.check_goes_on(stream, &saga, told);
         }
         let record = &self.history.streams[stream];
         let (Some(vm), true) = (record.vm, self.plan.checks_journal) else { return };

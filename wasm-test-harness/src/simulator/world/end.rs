@@ -11,6 +11,8 @@ use crate::simulator::participants::Participant;
 use crate::simulator::plan::{Plan, SECOND, Trouble};
 use crate::simulator::process::ContextId;
 
+/// A saga of which nothing comes for so long will never go on by itself: it is sent for again within a few seconds.
+const STUCK_FOR: Nanos = 30 * SECOND;
 /// For so long nothing but heartbeats may come in the end.
 const QUIET: Nanos = 5 * SECOND;
 /// A root's heartbeat comes every 500 ms.
@@ -70,9 +72,10 @@ fn quiet_for(plan: &Plan) -> Nanos {
 impl World<'_> {
     /// Heartbeats never end: a run is over when nothing else has come for a while and no saga is open.
     pub(super) fn is_over(&mut self) -> bool {
-        let rests = self.healed && self.busy == 0 && self.proxies.iter().all(Proxy::has_no_open_saga);
-        let rests = rests && self.journal.has_no_open_saga();
-        if !rests {
+        // One of which a step is too old to be asked for again stays open.
+        let may_stay_open = self.plan.key_lifetime().is_some();
+        let has_ended = may_stay_open || self.has_no_open_saga();
+        if !self.healed || self.busy > 0 || !has_ended {
             self.quiet = None;
             return false;
         }
@@ -82,7 +85,12 @@ impl World<'_> {
             let unreferenced = journal_view::unreferenced_in_etcd(&journal.etcd);
             Quiet { since: now, ticks: BTreeMap::new(), unreferenced }
         });
-        quiet.since + quiet_for(self.plan) <= now
+        let since = quiet.since;
+        since + quiet_for(self.plan) <= now && (since + STUCK_FOR <= now || self.has_no_open_saga())
+    }
+
+    fn has_no_open_saga(&self) -> bool {
+        self.proxies.iter().all(Proxy::has_no_open_saga) && self.journal.has_no_open_saga()
     }
 
     pub(super) fn outcome(mut self, converged: bool) -> Outcome {
@@ -94,7 +102,8 @@ impl World<'_> {
         let participants = self.plan.participants.iter().cloned().zip(self.participants).collect();
         let kept = self.proxies.iter().map(|proxy| proxy.process.borrow().kept()).collect();
         let most_ticks = if self.plan.in_etcd() { MOST_TICKS_IN_QUIET_WITH_ETCD } else { MOST_TICKS_IN_QUIET };
-        let most_ticks = most_ticks * u32::try_from(quiet_for(self.plan).div_ceil(QUIET)).unwrap_or(u32::MAX);
+        let quiet_for = self.quiet.as_ref().map_or(0, |quiet| self.clock.now() - quiet.since);
+        let most_ticks = most_ticks * u32::try_from(quiet_for.div_ceil(QUIET)).unwrap_or(u32::MAX);
         let ticks = self.quiet.take().map(|quiet| quiet.ticks).unwrap_or_default();
         let restless = ticks.into_iter().filter(|(_, count)| *count > most_ticks).map(|(root, _)| root);
         Outcome {

@@ -187,6 +187,9 @@ impl World<'_> {
         let (status, body) = answer.unwrap_or_default();
         let after = journal_view::held_in_etcd(&self.journal.etcd);
         let sagas: BTreeSet<&String> = before.keys().chain(after.keys()).collect();
+        for saga in sagas.iter().filter(|saga| before.get(**saga) != after.get(**saga)) {
+            self.look_at_etcd(saga);
+        }
         for saga in sagas {
             let (was, is) =
                 (before.get(saga).cloned().unwrap_or_default(), after.get(saga).cloned().unwrap_or_default());

@@ -186,6 +186,10 @@ impl World<'_> {
     /// The participant has dealt with a call: its answer goes back. That to a copy, nobody waits for.
     fn deal(&mut self, call: CallId, copy: bool, answer: Answer, deed: Deed) {
         self.tell(Happening::Dealt { call, deed, answers: answer.status });
+        let now = self.now();
+        if answer.status == 404 {
+            self.not_found.entry(step(&self.history.calls[call])).or_insert(now);
+        }
         if copy {
             return;
         }

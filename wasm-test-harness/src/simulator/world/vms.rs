@@ -79,6 +79,9 @@ impl World<'_> {
         let effects = std::mem::take(&mut taken.host().effects);
         self.slot(vm).vm = Some(taken);
         let trapped = result.is_err();
+        if !self.plan.in_etcd() {
+            self.look_at_shared_data(vm.0);
+        }
         for effect in effects {
             // What waits for the end of the callback does not happen if that is a trap.
             if !trapped || matches!(effect, Effect::Call(_) | Effect::CallRefused(..) | Effect::Log(..)) {
