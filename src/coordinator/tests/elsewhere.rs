@@ -1,7 +1,7 @@
 //! A journal that is not in the proxy, and knows nothing at once.
 
 use super::*;
-use crate::journal::{Entry, Found, News, StartKey};
+use crate::journal::{Acknowledgement, Entry, Found, News, StartKey};
 
 /// What it says when it is asked for a start key, one answer each time.
 struct Elsewhere(VecDeque<Found>);
