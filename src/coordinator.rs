@@ -71,17 +71,20 @@ pub enum Counter {
     GoneElsewhere,
     /// A saga was set aside: nobody can resume it.
     Quarantined,
+    /// A request that matches was refused, because nobody would have held it while its saga runs.
+    RequestNotHeld,
 }
 
 impl Counter {
     /// Every counter.
-    pub const ALL: [Counter; 6] = [
+    pub const ALL: [Counter; 7] = [
         Counter::IllegalEvent,
         Counter::Stuck,
         Counter::ReplyNotRendered,
         Counter::TakenOver,
         Counter::GoneElsewhere,
         Counter::Quarantined,
+        Counter::RequestNotHeld,
     ];
 
     /// Name of the metric.
@@ -93,6 +96,7 @@ impl Counter {
             Counter::TakenOver => "sagabox_sagas_taken_over",
             Counter::GoneElsewhere => "sagabox_sagas_gone_elsewhere",
             Counter::Quarantined => "sagabox_sagas_quarantined",
+            Counter::RequestNotHeld => "sagabox_requests_not_held",
         }
     }
 }
