@@ -93,6 +93,9 @@ pub struct Faults {
     pub trap_in_saga: f64,
     /// A compare-and-swap in shared data fails, as if somebody had been quicker.
     pub cas_conflict: f64,
+
+    /// A proxy lacks what is to hold requests: the gate of its pair, or the option.
+    pub holder_missing: f64,
 }
 
 /// The names of the fields, with access to each.
@@ -152,6 +155,8 @@ impl Faults {
     ];
 
     const OF_OWNERS: [Field; 1] = [("trap_in_saga", |faults| &mut faults.trap_in_saga)];
+
+    const OF_GATES: [Field; 1] = [("holder_missing", |faults| &mut faults.holder_missing)];
 
     /// Some of the faults, each at a rate of its own: a few at a time find more than all at once, which leave no saga
     /// alive for long.
@@ -214,6 +219,14 @@ impl Faults {
         self
     }
 
+    /// The same, with proxies that hold nothing for some runs.
+    pub fn with_gates(mut self, random: &mut Pcg64Mcg) -> Faults {
+        if random.random_bool(0.15) {
+            self.holder_missing = [0.5, 1.0][random.random_range(0..2)];
+        }
+        self
+    }
+
     /// Reads `name=rate,name=rate`; what is not named is as in `self`. `all=rate` stands for every fault.
     ///
     /// # Errors
@@ -250,6 +263,7 @@ impl Faults {
             .chain(Self::OF_ETCD)
             .chain(Self::OF_ETCD_UNSURE)
             .chain(Self::OF_REPLICAS)
+            .chain(Self::OF_GATES)
     }
 }
 

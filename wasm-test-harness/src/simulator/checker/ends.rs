@@ -5,7 +5,7 @@ use serde_json::Value as Json;
 use super::calls::{check_cause, first_steps_are_tried_together};
 use super::view::{Came, SLACK, SagaView, View};
 use super::{Check, Rule, Tally, of_saga};
-use crate::simulator::history::{StreamId, Told, VmId};
+use crate::simulator::history::{StreamId, StreamRecord, Told, VmId};
 use crate::simulator::host::{Nanos, text};
 use crate::simulator::journal_view::Kept;
 use crate::simulator::model::SagaModel;
@@ -41,6 +41,9 @@ impl<'a> View<'a> {
             Told::Application if begins => return Err((Rule::Told, "its request begins a saga".to_owned())),
             Told::Application => return Ok(()),
             Told::Answer { .. } if !begins => return Err((Rule::Told, "its request begins no saga".to_owned())),
+            Told::Answer { .. } if self.is_held_by_nobody(stream) && of_saga(told).is_some() => {
+                return Err((Rule::Told, "nobody holds its request".to_owned()));
+            }
             Told::Answer { .. } => {}
         }
         let request_id = self.history.streams[stream].request_id.as_str();
@@ -161,8 +164,16 @@ impl<'a> View<'a> {
             503 if retry_after && !self.in_etcd && self.plan.max_retained().is_some() => Ok(()),
             503 if retry_after && (self.may_miss_etcd || !self.plan.etcd_orders.is_empty()) => Ok(()),
             422 if self.shares_key(client) => Ok(()),
+            500 if self.is_held_by_nobody(stream) => Ok(()),
             _ => Err((Rule::Refusal, "there is no reason to refuse its request".to_owned())),
         }
+    }
+
+    /// A request whose body would come only after its headers have reached the application, or not at all.
+    fn is_held_by_nobody(&self, stream: StreamId) -> bool {
+        let StreamRecord { client, vm, .. } = &self.history.streams[stream];
+        let client = &self.plan.clients[*client];
+        vm.is_some_and(|vm| self.plan.proxies[vm.0].holder_missing) && !(client.body.is_empty() && !client.trailers)
     }
 
     /// Another client asks for something else under the same key.
