@@ -75,11 +75,13 @@ pub enum Counter {
     Quarantined,
     /// 404 to a compensation was taken for "nothing to undo".
     NothingToUndo,
+    /// A request that matches was refused, because nobody would have held it while its saga runs.
+    RequestNotHeld,
 }
 
 impl Counter {
     /// Every counter.
-    pub const ALL: [Counter; 7] = [
+    pub const ALL: [Counter; 8] = [
         Counter::IllegalEvent,
         Counter::Stuck,
         Counter::ReplyNotRendered,
@@ -87,6 +89,7 @@ impl Counter {
         Counter::GoneElsewhere,
         Counter::Quarantined,
         Counter::NothingToUndo,
+        Counter::RequestNotHeld,
     ];
 
     /// Name of the metric.
@@ -99,6 +102,7 @@ impl Counter {
             Counter::GoneElsewhere => "sagabox_sagas_gone_elsewhere",
             Counter::Quarantined => "sagabox_sagas_quarantined",
             Counter::NothingToUndo => "sagabox_compensations_not_found",
+            Counter::RequestNotHeld => "sagabox_requests_not_held",
         }
     }
 }

@@ -18,6 +18,7 @@
 //! | [`template`] | CEL expressions and `${...}` templates |
 //! | [`saga`] | the saga itself: states, steps, retries, compensations, records |
 //! | [`journal`] | where sagas are kept, so that they outlive their VM; start keys |
+//! | [`hold`] | who holds a request while its saga runs |
 //! | [`coordinator`] | the sagas of one VM, their timers, callouts and clients |
 //! | [`planted`] | faults for the simulation to find; not in what ships |
 
@@ -27,6 +28,7 @@ pub mod definition;
 pub mod facts;
 #[cfg(target_arch = "wasm32")]
 mod filter;
+pub mod hold;
 pub mod journal;
 pub mod matcher;
 pub mod planted;

@@ -7,6 +7,7 @@ use proxy_wasm::hostcalls;
 use proxy_wasm::types::{MetricType, Status};
 
 use super::clock::Clock;
+use super::stream::counted_bytes;
 use crate::coordinator::{Client, Counter, Host, Token};
 use crate::journal::{Conflict, JournalCall, SharedData, Version};
 use crate::planted::{Planted, planted};
@@ -26,6 +27,18 @@ impl EnvoyHost {
             hostcalls::define_metric(MetricType::Counter, counter.name()).ok().map(|id| (counter, id))
         };
         EnvoyHost { root, clock: Clock::start(), metrics: Counter::ALL.into_iter().filter_map(define).collect() }
+    }
+}
+
+impl EnvoyHost {
+    /// What Envoy has received of a client's request, in bytes. None: its stream has gone.
+    pub(super) fn counted_bytes(&self, client: Client) -> Option<u64> {
+        hostcalls::set_effective_context(client).ok()?;
+        let counted = counted_bytes();
+        if hostcalls::set_effective_context(self.root).is_err() {
+            log::error!("the root context {} has gone", self.root);
+        }
+        counted
     }
 }
 

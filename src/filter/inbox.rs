@@ -1,10 +1,11 @@
 //! What streams leave for their root: one VM runs in one thread, so this is a plain queue.
 
-use std::cell::{Cell, RefCell};
+use std::cell::{Cell, RefCell, RefMut};
 
 use proxy_wasm::hostcalls;
 
 use crate::coordinator::{Client, MatchedRequest};
+use crate::hold::UnreadBodies;
 
 /// A message of a stream.
 #[derive(Debug)]
@@ -13,6 +14,8 @@ pub(super) enum Message {
     Begin(MatchedRequest),
     /// The stream has ended, answered or not.
     Gone(Client),
+    /// The stream has refused its request: nobody would hold it.
+    NotHeld,
 }
 
 /// Messages that the root has not taken yet.
@@ -22,6 +25,8 @@ pub(super) struct Inbox {
     /// The shared queue that wakes the root: an item in it makes Envoy call the VM that registered it, from the same
     /// event loop.
     queue: Cell<Option<u32>>,
+    /// Requests that streams have paused, for their root to look after.
+    unread: RefCell<UnreadBodies>,
 }
 
 impl Inbox {
@@ -37,11 +42,26 @@ impl Inbox {
     /// Leaves a message and wakes the root. False where it cannot be woken; the message is not left then.
     pub(super) fn leave_and_wake(&self, message: Message) -> bool {
         self.leave(message);
-        let woken = self.queue.get().is_some_and(|queue| hostcalls::enqueue_shared_queue(queue, None).is_ok());
+        let woken = self.enqueue();
         if !woken {
             self.messages.borrow_mut().pop();
         }
         woken
+    }
+
+    /// Wakes the root, which then looks at the paused requests.
+    pub(super) fn wake(&self) {
+        if !self.enqueue() {
+            log::error!("the root cannot be woken");
+        }
+    }
+
+    pub(super) fn unread(&self) -> RefMut<'_, UnreadBodies> {
+        self.unread.borrow_mut()
+    }
+
+    fn enqueue(&self) -> bool {
+        self.queue.get().is_some_and(|queue| hostcalls::enqueue_shared_queue(queue, None).is_ok())
     }
 
     pub(super) fn take(&self) -> Vec<Message> {

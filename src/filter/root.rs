@@ -12,8 +12,9 @@ use super::host::EnvoyHost;
 use super::inbox::{Inbox, Message};
 use super::stream::{Intake, Stream};
 use crate::config::{self, Configuration, Role};
-use crate::coordinator::{Coordinator, Host};
+use crate::coordinator::{Coordinator, Counter, Host};
 use crate::facts::ParticipantResponse;
+use crate::hold::NotHeld;
 use crate::journal::AnyJournal;
 use crate::matcher::MatcherTable;
 use crate::planted::{Planted, planted};
@@ -55,6 +56,7 @@ impl Root {
     fn with_worker(&mut self, act: impl FnOnce(&mut Worker)) {
         let Some(Serving::Coordinator(worker)) = &mut self.serving else { return };
         worker.take_messages();
+        worker.refuse_unread();
         act(worker);
         worker.coordinator.settle(&mut worker.host);
         worker.set_tick();
@@ -136,7 +138,7 @@ impl RootContext for Root {
                 Some(Box::new(Stream::new(id, Rc::clone(&worker.intake), Rc::clone(&worker.inbox))))
             }
             // Without a configuration Envoy does not serve at all.
-            Some(Serving::Gate) | None => Some(Box::new(Gate)),
+            Some(Serving::Gate) | None => Some(Box::<Gate>::default()),
         }
     }
 
@@ -195,14 +197,27 @@ impl Worker {
             match message {
                 Message::Begin(matched) => self.coordinator.begin(&mut self.host, matched),
                 Message::Gone(client) => self.coordinator.client_gone(client),
+                Message::NotHeld => self.host.count(Counter::RequestNotHeld),
             }
+        }
+    }
+
+    /// Refuses the requests that are paused and that Envoy will never hand over.
+    fn refuse_unread(&mut self) {
+        let now = self.host.now();
+        let kept_back = self.inbox.unread().look(now, |client| self.host.counted_bytes(client));
+        for client in kept_back {
+            log::warn!("a request was refused: {}", NotHeld::OptionMissing.detail());
+            self.host.count(Counter::RequestNotHeld);
+            self.host.reply(client, &NotHeld::OptionMissing.reply());
         }
     }
 
     /// Setting the tick starts its countdown anew, so it is set only where the next due time has become earlier.
     fn set_tick(&mut self) {
         let now = self.host.now();
-        let due = self.coordinator.next_due().min(now.saturating_add(LONGEST_PERIOD_MS));
+        let look = self.inbox.unread().next_look().unwrap_or(Millis::MAX);
+        let due = self.coordinator.next_due().min(look).min(now.saturating_add(LONGEST_PERIOD_MS));
         let always = planted(Planted::TickAlwaysSet);
         if always || self.tick_at.is_none_or(|tick_at| due < tick_at) {
             let wait = if always { 1_000 } else { due.saturating_sub(now).max(1) };

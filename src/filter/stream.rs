@@ -7,14 +7,15 @@ use proxy_wasm::hostcalls;
 use proxy_wasm::traits::{Context, HttpContext};
 use proxy_wasm::types::{Action, BufferType, MapType};
 
-use super::gate::{HELD_PATH, MARK};
+use super::gate::{hold_state, set_hold_state};
 use super::host::send;
 use super::inbox::{Inbox, Message};
 use crate::coordinator::{MatchedRequest, too_large};
 use crate::definition::Definition;
 use crate::facts::ClientRequest;
+use crate::hold::{CREDENTIALS, HELD_PATH, HoldState, NotHeld, ORIGINAL_PATH};
 use crate::matcher::{MatcherTable, RequestHead};
-use crate::planted::{TRAP_HEADER, trap_where};
+use crate::planted::{Planted, TRAP_HEADER, planted, trap_where};
 use crate::saga::Problem;
 
 /// What every stream needs of the configuration.
@@ -60,6 +61,10 @@ impl Stream {
         let host = text(":authority").unwrap_or_default();
         let head = RequestHead { method: &method, path: &path, host: &host, header: &header };
         let (index, params) = self.intake.table.find(&head)?;
+        // A pair in front of this instance has it, and no request begins two sagas.
+        if hold_state() != Ok(None) {
+            return None;
+        }
         let definition = Arc::clone(self.intake.definitions.get(index)?);
         let mut headers = hostcalls::get_map_bytes(MapType::HttpRequestHeaders).ok()?;
         headers.retain(|(name, _)| !name.starts_with(':'));
@@ -68,20 +73,63 @@ impl Stream {
     }
 
     /// The headers must stop here or, with a gate, right behind.
-    fn hold(&self) -> Action {
-        if !self.intake.gate {
-            return Action::Pause;
+    fn hold(&mut self, announced: Option<u64>) -> Action {
+        if self.intake.gate {
+            return self.ask_gate();
         }
-        let marked = set_header(MARK, Some("1")) && set_header(":path", Some(HELD_PATH));
-        if !marked {
-            log::error!("a request could not be marked for the gate");
-            return Action::Pause;
+        // Else a client could choose what the access log says of its request.
+        set_header(ORIGINAL_PATH, None);
+        if !self.inbox.unread().is_option_seen() {
+            self.inbox.unread().add(self.id, announced, counted_bytes().unwrap_or_default());
+            self.inbox.wake();
+        }
+        Action::Pause
+    }
+
+    fn ask_gate(&mut self) -> Action {
+        let path = bytes(":path").unwrap_or_default();
+        let kept = hostcalls::set_map_value_bytes(MapType::HttpRequestHeaders, ORIGINAL_PATH, Some(&path)).is_ok();
+        if !(kept && set_header(":path", Some(HELD_PATH)) && set_hold_state(HoldState::Asked)) {
+            return self.refuse_not_held();
+        }
+        for name in CREDENTIALS {
+            set_header(name, None);
         }
         // The route was chosen for the path that the request had.
         if let Err(status) = hostcalls::call_foreign_function("clear_route_cache", None) {
             log::warn!("the route of a held request was kept: {status:?}");
         }
         Action::Continue
+    }
+
+    /// Envoy hands over what follows the headers. Where they were paused for it, the option is set; what was refused
+    /// for want of it stays refused.
+    fn note_body(&mut self) {
+        if self.intake.gate || !matches!(self.phase, Phase::Collecting(_)) {
+            return;
+        }
+        if self.inbox.unread().is_refused(self.id) {
+            self.phase = Phase::Refused;
+        } else if !self.inbox.unread().is_option_seen() {
+            self.inbox.unread().read();
+        }
+    }
+
+    /// The whole request is here, its body after its headers.
+    fn hand_over_body(&mut self) -> Action {
+        if self.intake.gate && !is_held() && !planted(Planted::GateNotAsked) {
+            return self.refuse_not_held();
+        }
+        self.hand_over(buffered_body())
+    }
+
+    fn refuse_not_held(&mut self) -> Action {
+        if let Phase::Collecting(matched) = std::mem::replace(&mut self.phase, Phase::Refused) {
+            log::warn!("a request for {} was refused: {}", matched.definition.name, NotHeld::GateMissing.detail());
+        }
+        send(&NotHeld::GateMissing.reply());
+        self.inbox.leave_and_wake(Message::NotHeld);
+        Action::Pause
     }
 
     fn hand_over(&mut self, body: Vec<u8>) -> Action {
@@ -100,15 +148,11 @@ impl Stream {
         send(&too_large(self.intake.max_body));
         Action::Pause
     }
-
-    fn announced_too_large(&self) -> bool {
-        let announced = text("content-length").and_then(|length| length.parse::<u64>().ok());
-        announced.is_some_and(|length| length > self.intake.max_body as u64)
-    }
 }
 
 impl Context for Stream {
     fn on_done(&mut self) -> bool {
+        self.inbox.unread().gone(self.id);
         if matches!(self.phase, Phase::Handed) {
             self.inbox.leave(Message::Gone(self.id));
         }
@@ -118,39 +162,59 @@ impl Context for Stream {
 
 impl HttpContext for Stream {
     fn on_http_request_headers(&mut self, _num_headers: usize, end_of_stream: bool) -> Action {
-        if self.intake.gate {
-            set_header(MARK, None);
-        }
         let Some(matched) = self.matched() else { return Action::Continue };
         trap_where(|| bytes(TRAP_HEADER).is_some());
         self.phase = Phase::Collecting(Box::new(matched));
         if end_of_stream {
             return self.hand_over(Vec::new());
         }
-        if self.announced_too_large() {
+        let announced = text("content-length").and_then(|length| length.parse::<u64>().ok());
+        if announced.is_some_and(|length| length > self.intake.max_body as u64) {
             return self.refuse_body();
         }
-        self.hold()
+        self.hold(announced)
     }
 
     fn on_http_request_body(&mut self, body_size: usize, end_of_stream: bool) -> Action {
+        self.note_body();
         match self.phase {
             Phase::Passing => Action::Continue,
             Phase::Handed | Phase::Refused => Action::Pause,
             Phase::Collecting(_) if body_size > self.intake.max_body => self.refuse_body(),
-            Phase::Collecting(_) if end_of_stream => self.hand_over(buffered_body()),
+            Phase::Collecting(_) if end_of_stream => self.hand_over_body(),
             Phase::Collecting(_) => Action::Pause,
         }
     }
 
     /// With trailers no call says that the body has ended.
     fn on_http_request_trailers(&mut self, _num_trailers: usize) -> Action {
+        self.note_body();
         match self.phase {
             Phase::Passing => Action::Continue,
             Phase::Handed | Phase::Refused => Action::Pause,
-            Phase::Collecting(_) => self.hand_over(buffered_body()),
+            Phase::Collecting(_) => self.hand_over_body(),
         }
     }
+
+    /// An answer before the saga has begun is Envoy's own (a timeout), or of whoever got what no gate has held.
+    fn on_http_response_headers(&mut self, _num_headers: usize, _end_of_stream: bool) -> Action {
+        let is_waiting = self.intake.gate && matches!(self.phase, Phase::Collecting(_));
+        if is_waiting && !is_held() && !planted(Planted::GateNotAsked) {
+            return self.refuse_not_held();
+        }
+        Action::Continue
+    }
+}
+
+/// Whether a gate holds the stream that is effective.
+fn is_held() -> bool {
+    hold_state() == Ok(Some(HoldState::Held))
+}
+
+/// What Envoy has received of the request of the stream that is effective, in bytes: its headers, and its body so far.
+pub(super) fn counted_bytes() -> Option<u64> {
+    let bytes = hostcalls::get_property(vec!["request", "total_size"]).ok().flatten()?;
+    u64::try_from(i64::from_le_bytes(bytes.try_into().ok()?)).ok()
 }
 
 /// Everything of the body so far: while the callback pauses, Envoy keeps it.

@@ -41,7 +41,7 @@ fn plan(clients: Vec<ClientPlan>) -> Plan {
     });
     Plan {
         configurations: vec![configuration],
-        proxies: vec![ProxyPlan { workers: 1, gate_pair: false }; 2],
+        proxies: vec![ProxyPlan { workers: 1, gate_pair: false, holder_missing: false }; 2],
         participants: vec!["hotel".to_owned(), "flight".to_owned()],
         clients,
         troubles: Vec::new(),

@@ -58,10 +58,12 @@ const NAMED_SEEDS: [(u64, &str, &str); 16] = [
     (1_037_161, OF_REPLICAS, "what a step answered may be unreadable for the next owner, too, that does not ask again"),
 ];
 
-const IN_SHARED_DATA: &str = "journal_in_etcd=0,trap_of_main=0,few_retained=0";
-const OF_REPLICAS: &str = "journal_in_etcd=1,few_retained=0";
+const IN_SHARED_DATA: &str = "journal_in_etcd=0,trap_of_main=0,few_retained=0,holder_missing=0";
+const OF_REPLICAS: &str = "journal_in_etcd=1,few_retained=0,holder_missing=0";
 /// Seeds keep what they had before there were more faults.
-const IN_ETCD: &str = "journal_in_etcd=1,etcd_unsure=0,etcd_cut_off=0,client_travels=0,etcd_tokens=0,trap_of_main=0";
+const IN_ETCD: &str =
+    "journal_in_etcd=1,etcd_unsure=0,etcd_cut_off=0,client_travels=0,etcd_tokens=0,trap_of_main=0,holder_missing=0";
+const WITHOUT_HOLDERS: &str = "journal_in_etcd=0,holder_missing=1";
 
 /// What is drawn for itself seeds did not have before there was any of it.
 const NOTHING_ALONE: &str = "path_answers=0,works_long=0,keys_forgotten=0,compensation_gone=0,compensation_busy=0,\
@@ -190,6 +192,7 @@ fn rules_that_find(fault: Planted) -> &'static [Rule] {
         Planted::NoHeadersAskedFor => &[Rule::Trap],
         Planted::TickAlwaysSet => &[Rule::Waits, Rule::Pace, Rule::Deadline],
         Planted::OneQueueName => &[Rule::Waits],
+        Planted::GateNotAsked => &[Rule::Told, Rule::ToldTwice],
     }
 }
 
@@ -205,6 +208,7 @@ fn journal_of(fault: Planted) -> &'static str {
         | Planted::GroupTakenForItsMembers
         | Planted::TakenFromTheLiving
         | Planted::RecordsLeftBehind => IN_ETCD,
+        Planted::GateNotAsked => WITHOUT_HOLDERS,
         _ => IN_SHARED_DATA,
     }
 }

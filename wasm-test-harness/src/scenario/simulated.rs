@@ -63,7 +63,7 @@ fn plan(scenarios: &Scenarios) -> anyhow::Result<Plan> {
         checks_journal: true,
         etcd_orders: Vec::new(),
         configurations: vec![scenarios.plugin_configuration()?],
-        proxies: [false, true].map(|gate_pair| ProxyPlan { workers: 1, gate_pair }).into(),
+        proxies: [false, true].map(|gate_pair| ProxyPlan { workers: 1, gate_pair, holder_missing: false }).into(),
         participants: Role::ALL.map(|role| role.name().to_owned()).into(),
         clients: scenarios.cases.iter().enumerate().map(|(index, case)| client(case, index % 2)).collect(),
         troubles: no_endpoint.chain(outage).collect(),

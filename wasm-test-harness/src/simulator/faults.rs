@@ -117,6 +117,8 @@ pub struct Faults {
     /// A definition takes every answer from 400 on for a refusal. Only in runs in which each answer of a participant from
     /// 400 on is one.
     pub broad_refusals: f64,
+    /// A proxy lacks what is to hold requests: the gate of its pair, or the option.
+    pub holder_missing: f64,
 }
 
 /// The names of the fields, with access to each.
@@ -178,7 +180,7 @@ impl Faults {
     const OF_OWNERS: [Field; 1] = [("trap_in_saga", |faults| &mut faults.trap_in_saga)];
 
     /// Each has streams of numbers of its own, by its name ([`stream_of`]): a seed keeps what it had without it.
-    const ALONE: [(Field, [f64; 2]); 9] = [
+    const ALONE: [(Field, [f64; 2]); 10] = [
         (("path_answers", |faults| &mut faults.path_answers), [0.5, 1.0]),
         (("works_long", |faults| &mut faults.works_long), [0.05, 0.3]),
         (("keys_forgotten", |faults| &mut faults.keys_forgotten), [1.0, 1.0]),
@@ -188,6 +190,7 @@ impl Faults {
         (("front_retries", |faults| &mut faults.front_retries), [0.3, 1.0]),
         (("deep_requests", |faults| &mut faults.deep_requests), [0.3, 0.3]),
         (("broad_refusals", |faults| &mut faults.broad_refusals), [0.5, 1.0]),
+        (("holder_missing", |faults| &mut faults.holder_missing), [0.5, 1.0]),
     ];
 
     /// Some of the faults, each at a rate of its own: a few at a time find more than all at once, which leave no saga

@@ -34,6 +34,7 @@ pub fn plan(seed: u64, faults: &str) -> anyhow::Result<Plan> {
         of_owners: Pcg64Mcg::seed_from_u64(seed ^ 0x00f0_3e12),
         of_etcd: Pcg64Mcg::seed_from_u64(seed ^ 0x0e7c_d000),
         of_replicas: Pcg64Mcg::seed_from_u64(seed ^ 0x0e7c_d3e9),
+        of_gates: Pcg64Mcg::seed_from_u64(seed ^ 0x6a7e_0b0d),
         sagas: 0,
     };
     let drawn = Faults::random(&mut generator.random);
@@ -56,6 +57,8 @@ struct Generator {
     of_etcd: Pcg64Mcg,
     /// For what came after that: several proxies on one etcd.
     of_replicas: Pcg64Mcg,
+    /// For what came after that: proxies that hold nothing.
+    of_gates: Pcg64Mcg,
     sagas: usize,
 }
 
@@ -66,8 +69,9 @@ impl Generator {
         let versions = if faults.reconfigured > 0.0 || faults.vm_replaced > 0.0 { 3 } else { 1 };
         let mut configurations: Vec<Json> = (0..versions).map(|_| self.configuration(&participants)).collect();
         let proxies = if self.chance(0.3) { 2 } else { 1 };
-        let mut proxies: Vec<ProxyPlan> =
-            (0..proxies).map(|_| ProxyPlan { workers: self.upto(1, 3), gate_pair: self.chance(0.2) }).collect();
+        let mut proxies: Vec<ProxyPlan> = (0..proxies)
+            .map(|_| ProxyPlan { workers: self.upto(1, 3), gate_pair: self.chance(0.2), holder_missing: false })
+            .collect();
         let mut clients: Vec<ClientPlan> =
             (0..self.upto(1, 8)).map(|index| self.client(index, &proxies, &faults)).collect();
         self.give_start_keys(&mut clients);
@@ -84,6 +88,9 @@ impl Generator {
         if faults.journal_in_etcd > 0.0 {
             self.keep_in_etcd(&mut configurations, &mut proxies, &mut troubles, &faults, &moments);
             self.use_replicas(&mut clients, &mut troubles, &faults, proxies.len(), &moments);
+        }
+        for proxy in &mut proxies {
+            proxy.holder_missing = self.of_gates.random_bool(faults.holder_missing);
         }
         let latency = self.one_of(&[3 * MS, 3 * MS, 30 * MS, 150 * MS], 3 * MS);
         let (orders, heal_at, checks_journal) = (Vec::new(), HEALS_AT, true);
@@ -337,7 +344,7 @@ impl Generator {
             configuration["journal"] = json!({"etcd": etcd});
         }
         if random.random_bool(0.5) {
-            proxies.push(ProxyPlan { workers: 1, gate_pair: false });
+            proxies.push(ProxyPlan { workers: 1, gate_pair: false, holder_missing: false });
         }
         for (rate, away) in [(faults.etcd_away, true), (faults.etcd_full, false)] {
             if !random.random_bool(rate) {

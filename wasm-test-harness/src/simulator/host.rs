@@ -112,6 +112,24 @@ pub struct StreamData {
     pub headers: Headers,
     /// What of the body is held.
     pub body: Vec<u8>,
+    /// Bytes of the body that the proxy has received.
+    pub received: usize,
+    /// What filters have written of the stream, by its path.
+    pub properties: BTreeMap<Vec<u8>, Vec<u8>>,
+}
+
+/// The property by which a proxy tells how much it has received of a request, in bytes: its headers, and its body so far.
+const TOTAL_SIZE: &[u8] = b"request\0total_size";
+
+impl StreamData {
+    /// What a filter reads under a path, whose parts are joined by zeros. None: there is nothing.
+    pub fn property(&self, path: &[u8]) -> Option<Vec<u8>> {
+        if path != TOTAL_SIZE {
+            return self.properties.get(path).cloned();
+        }
+        let headers: usize = self.headers.iter().map(|(name, value)| name.len() + value.len()).sum();
+        Some((headers as i64 + self.received as i64).to_le_bytes().to_vec())
+    }
 }
 
 /// Virtual time of one run, shared by everything in it.

@@ -10,17 +10,14 @@ use sagabox::config::{self, Configuration, Role};
 use sagabox::coordinator::{Client, Coordinator, Counter, Host as CoordinatorHost, MatchedRequest, Token, too_large};
 use sagabox::definition::Definition;
 use sagabox::facts::{ClientRequest, ParticipantResponse};
+use sagabox::hold::{CREDENTIALS, HELD_PATH, HOLD_PROPERTY, HoldState, NotHeld, ORIGINAL_PATH, UnreadBodies};
 use sagabox::journal::{AnyJournal, Conflict, JournalCall, SharedData, Version};
 use sagabox::matcher::{MatcherTable, RequestHead};
 use sagabox::saga::{AttemptResult, DispatchRefusal, Millis, OutgoingCall, Reply};
 
-use super::host::{CalloutAnswer, Effect, Headers, Host, Status, text, value};
+use super::host::{CalloutAnswer, Effect, Host, Status, StreamData, text, value};
 use super::process::ContextId;
 use super::vm::{Action, Trapped, Vm};
-
-/// What the first instance of a pair does to a request that the second is to hold.
-const MARK: &str = "x-sagabox-held";
-const HELD_PATH: &str = "/.sagabox-gate-missing";
 
 /// See the module's text.
 pub struct NativeVm {
@@ -46,6 +43,9 @@ struct Worker {
     queue: u32,
     begun: Vec<MatchedRequest>,
     gone: Vec<Client>,
+    /// Requests that were refused for want of a gate, and are not counted yet.
+    not_held: u32,
+    unread: UnreadBodies,
     tick_at: Option<Millis>,
     ending: bool,
 }
@@ -148,6 +148,7 @@ impl NativeVm {
         let now = worker.now(&self.host);
         let mut port = Port { host: &mut self.host, root, now };
         worker.take_messages(&mut port);
+        worker.refuse_unread(&mut port);
         act(worker, &mut port);
         worker.coordinator.settle(&mut port);
         worker.set_tick(&mut port);
@@ -179,6 +180,8 @@ impl NativeVm {
             queue,
             begun: Vec::new(),
             gone: Vec::new(),
+            not_held: 0,
+            unread: UnreadBodies::default(),
             tick_at: None,
             ending: false,
         }))
@@ -193,8 +196,8 @@ impl NativeVm {
         }
     }
 
-    fn is_marked(&self, stream: ContextId) -> bool {
-        self.host.streams.get(&stream).is_some_and(|data| value(&data.borrow().headers, MARK).is_some())
+    fn hold_state(&self, stream: ContextId) -> Option<HoldState> {
+        self.host.streams.get(&stream).and_then(|data| hold_state(&data.borrow()))
     }
 }
 
@@ -210,10 +213,22 @@ impl Worker {
         for client in std::mem::take(&mut self.gone) {
             self.coordinator.client_gone(client);
         }
+        for _ in 0..std::mem::take(&mut self.not_held) {
+            port.count(Counter::RequestNotHeld);
+        }
+    }
+
+    fn refuse_unread(&mut self, port: &mut Port<'_>) {
+        let streams = &port.host.streams;
+        let kept_back = self.unread.look(port.now, |client| counted_bytes(&streams.get(&client)?.borrow()));
+        for client in kept_back {
+            port.count(Counter::RequestNotHeld);
+            port.reply(client, &NotHeld::OptionMissing.reply());
+        }
     }
 
     fn set_tick(&mut self, port: &mut Port<'_>) {
-        let due = self.coordinator.next_due();
+        let due = self.coordinator.next_due().min(self.unread.next_look().unwrap_or(Millis::MAX));
         if self.tick_at.is_none_or(|tick_at| due < tick_at) {
             let wait = due.saturating_sub(port.now).max(1);
             self.tick_at = Some(port.now.saturating_add(wait));
@@ -221,7 +236,8 @@ impl Worker {
         }
     }
 
-    fn matched(&self, client: Client, headers: &Headers) -> Option<MatchedRequest> {
+    fn matched(&self, client: Client, data: &StreamData) -> Option<MatchedRequest> {
+        let headers = &data.headers;
         let path = String::from_utf8_lossy(value(headers, ":path")?).into_owned();
         if !self.table.could_match(&path) {
             return None;
@@ -235,6 +251,9 @@ impl Worker {
         };
         let head = RequestHead { method: &method, path: &path, host: &host, header: &header };
         let (index, params) = self.table.find(&head)?;
+        if hold_state(data).is_some() {
+            return None;
+        }
         let definition = Arc::clone(self.definitions.get(index)?);
         let headers = headers.iter().filter(|(name, _)| !name.starts_with(':')).cloned().collect();
         Some(MatchedRequest {
@@ -243,6 +262,33 @@ impl Worker {
             params,
             request: ClientRequest { method, path, host, headers, body: Vec::new() },
         })
+    }
+
+    fn note_body(&mut self, id: ContextId, stream: &mut Stream) {
+        if self.gate || !matches!(stream.phase, Phase::Collecting(_)) {
+            return;
+        }
+        if self.unread.is_refused(id) {
+            stream.phase = Phase::Refused;
+        } else {
+            self.unread.read();
+        }
+    }
+
+    fn hand_over_body(&mut self, host: &mut Host, stream: &mut Stream, state: Option<HoldState>) -> Action {
+        if self.gate && state != Some(HoldState::Held) {
+            return self.refuse_not_held(host, stream);
+        }
+        let body = body(host);
+        self.hand_over(host, stream, body)
+    }
+
+    fn refuse_not_held(&mut self, host: &mut Host, stream: &mut Stream) -> Action {
+        stream.phase = Phase::Refused;
+        send(host, &NotHeld::GateMissing.reply());
+        self.not_held += 1;
+        let _ = host.enqueue(self.queue, &[]);
+        Action::Pause
     }
 
     fn hand_over(&mut self, host: &mut Host, stream: &mut Stream, body: Vec<u8>) -> Action {
@@ -254,6 +300,23 @@ impl Worker {
         }
         Action::Pause
     }
+}
+
+fn hold_state(data: &StreamData) -> Option<HoldState> {
+    HoldState::of_property(data.property(HOLD_PROPERTY.as_bytes()).as_deref())
+}
+
+fn set_hold_state(data: &mut StreamData, state: HoldState) {
+    data.properties.insert(HOLD_PROPERTY.into(), state.property().into());
+}
+
+fn counted_bytes(data: &StreamData) -> Option<u64> {
+    let bytes = data.property(b"request\0total_size")?;
+    u64::try_from(i64::from_le_bytes(bytes.try_into().ok()?)).ok()
+}
+
+fn gate_action(state: Option<HoldState>) -> Action {
+    if state.is_some() { Action::Pause } else { Action::Continue }
 }
 
 fn refuse_body(host: &mut Host, worker: &Worker, stream: &mut Stream) -> Action {
@@ -293,15 +356,14 @@ impl Vm for NativeVm {
     }
 
     fn request_headers(&mut self, id: ContextId, _count: usize, end: bool) -> Result<Action, Trapped> {
-        let marked = self.is_marked(id);
+        let state = self.hold_state(id);
         let Some((host, worker, stream)) = self.worker_of(id) else {
-            return Ok(if marked { Action::Pause } else { Action::Continue });
+            let (Some(_), Some(data)) = (state, self.host.streams.get(&id)) else { return Ok(Action::Continue) };
+            set_hold_state(&mut data.borrow_mut(), HoldState::Held);
+            return Ok(Action::Pause);
         };
         let Ok(data) = host.stream() else { return Ok(Action::Continue) };
-        if worker.gate {
-            data.borrow_mut().headers.retain(|(name, _)| name != MARK);
-        }
-        let matched = worker.matched(id, &data.borrow().headers);
+        let matched = worker.matched(id, &data.borrow());
         let Some(matched) = matched else { return Ok(Action::Continue) };
         stream.phase = Phase::Collecting(Box::new(matched));
         if end {
@@ -311,43 +373,55 @@ impl Vm for NativeVm {
         if length.is_some_and(|length| length > worker.max_body as u64) {
             return Ok(refuse_body(host, worker, stream));
         }
+        let data = &mut *data.borrow_mut();
+        let path = value(&data.headers, ":path").unwrap_or_default().to_vec();
+        data.headers.retain(|(name, _)| name != ORIGINAL_PATH);
         if !worker.gate {
+            if !worker.unread.is_option_seen() {
+                worker.unread.add(id, length, counted_bytes(data).unwrap_or_default());
+                // The queue was registered by this root.
+                let _ = host.enqueue(worker.queue, &[]);
+            }
             return Ok(Action::Pause);
         }
-        let headers = &mut data.borrow_mut().headers;
-        headers.retain(|(name, _)| name != ":path");
-        headers.push((":path".to_owned(), HELD_PATH.as_bytes().to_vec()));
-        headers.push((MARK.to_owned(), b"1".to_vec()));
+        data.headers.retain(|(name, _)| name != ":path" && !CREDENTIALS.contains(&name.as_str()));
+        data.headers.push((ORIGINAL_PATH.to_owned(), path));
+        data.headers.push((":path".to_owned(), HELD_PATH.as_bytes().to_vec()));
+        set_hold_state(data, HoldState::Asked);
         Ok(Action::Continue)
     }
 
     fn request_body(&mut self, id: ContextId, bytes: usize, end: bool) -> Result<Action, Trapped> {
-        let Some((host, worker, stream)) = self.worker_of(id) else { return Ok(Action::Continue) };
+        let state = self.hold_state(id);
+        let Some((host, worker, stream)) = self.worker_of(id) else { return Ok(gate_action(state)) };
+        worker.note_body(id, stream);
         Ok(match stream.phase {
             Phase::Passing => Action::Continue,
             Phase::Handed | Phase::Refused => Action::Pause,
             Phase::Collecting(_) if bytes > worker.max_body => refuse_body(host, worker, stream),
-            Phase::Collecting(_) if end => {
-                let body = body(host);
-                worker.hand_over(host, stream, body)
-            }
+            Phase::Collecting(_) if end => worker.hand_over_body(host, stream, state),
             Phase::Collecting(_) => Action::Pause,
         })
     }
 
     fn request_trailers(&mut self, id: ContextId, _count: usize) -> Result<Action, Trapped> {
-        let Some((host, worker, stream)) = self.worker_of(id) else { return Ok(Action::Continue) };
+        let state = self.hold_state(id);
+        let Some((host, worker, stream)) = self.worker_of(id) else { return Ok(gate_action(state)) };
+        worker.note_body(id, stream);
         Ok(match stream.phase {
             Phase::Passing => Action::Continue,
             Phase::Handed | Phase::Refused => Action::Pause,
-            Phase::Collecting(_) => {
-                let body = body(host);
-                worker.hand_over(host, stream, body)
-            }
+            Phase::Collecting(_) => worker.hand_over_body(host, stream, state),
         })
     }
 
-    fn response_headers(&mut self, _stream: ContextId, _count: usize, _end: bool) -> Result<Action, Trapped> {
+    fn response_headers(&mut self, id: ContextId, _count: usize, _end: bool) -> Result<Action, Trapped> {
+        let state = self.hold_state(id);
+        let Some((host, worker, stream)) = self.worker_of(id) else { return Ok(Action::Continue) };
+        let is_waiting = worker.gate && matches!(stream.phase, Phase::Collecting(_));
+        if is_waiting && state != Some(HoldState::Held) {
+            return Ok(worker.refuse_not_held(host, stream));
+        }
         Ok(Action::Continue)
     }
 
@@ -387,6 +461,7 @@ impl Vm for NativeVm {
 
     fn done(&mut self, context: ContextId) -> Result<bool, Trapped> {
         if let Some((_, worker, stream)) = self.worker_of(context) {
+            worker.unread.gone(context);
             if matches!(stream.phase, Phase::Handed) {
                 worker.gone.push(context);
             }

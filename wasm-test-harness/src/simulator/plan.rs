@@ -133,6 +133,8 @@ pub struct ProxyPlan {
     pub workers: usize,
     /// Two instances of the filter, the second of them a gate, instead of one with `allow_on_headers_stop_iteration`.
     pub gate_pair: bool,
+    /// What is to hold requests is missing: the gate of the pair, or the option.
+    pub holder_missing: bool,
 }
 
 /// One client.

@@ -82,7 +82,7 @@ async fn nothing_of_a_held_request_reaches_the_application() {
 }
 
 #[tokio::test]
-async fn without_its_gate_the_application_sees_a_path_that_does_not_exist_and_never_the_clients_request() {
+async fn without_its_gate_nobody_sees_a_request_of_the_shipped_configuration() {
     let application = Application::start().await.unwrap();
     let address = application.address();
     let trip = Trip::start_with(|envoy| {
@@ -94,10 +94,10 @@ async fn without_its_gate_the_application_sees_a_path_that_does_not_exist_and_ne
     });
     let trip = trip.await.unwrap();
     let body = TripRequest::of("ann").body();
-    let _ = Client::http1().post_json(&trip.url(BodyMode::GatePair), &body, &[]).await;
-    let requests = application.requests();
-    assert_eq!(requests.len(), 1, "{requests:?}");
-    assert_eq!((requests[0].path.as_str(), requests[0].body_bytes), ("/.sagabox-gate-missing", 0));
+    let answer = Client::http1().post_json(&trip.url(BodyMode::GatePair), &body, &[]).await.unwrap();
+    assert_eq!(answer.status, 500, "{}", answer.text());
+    assert!(application.requests().is_empty(), "{:?}", application.requests());
+    assert!(trip.held("ann").unwrap().is_empty());
 }
 
 #[tokio::test]

@@ -45,6 +45,9 @@ impl<'a> View<'a> {
             Told::Application if begins => return Err((Rule::Told, "its request begins a saga".to_owned())),
             Told::Application => return Ok(()),
             Told::Answer { .. } if !begins => return Err((Rule::Told, "its request begins no saga".to_owned())),
+            Told::Answer { .. } if self.is_held_by_nobody(stream) && of_saga(told).is_some() => {
+                return Err((Rule::Told, "nobody holds its request".to_owned()));
+            }
             Told::Answer { .. } => {}
         }
         let request_id = self.history.streams[stream].request_id.as_str();

@@ -5,7 +5,7 @@ use serde_json::Value as Json;
 use super::calls::{DEEPEST, depth_of};
 use super::view::View;
 use super::{Check, Rule};
-use crate::simulator::history::{StreamId, Told};
+use crate::simulator::history::{StreamId, StreamRecord, Told};
 use crate::simulator::plan::ClientPlan;
 
 /// Whether an answer says that it is not known whether there is a saga.
@@ -42,8 +42,17 @@ impl View<'_> {
             503 if retry_after && !self.in_etcd && self.plan.max_retained().is_some() => Ok(()),
             503 if retry_after && (self.may_miss_etcd || !self.plan.etcd_orders.is_empty()) => Ok(()),
             422 if self.shares_key(client) => Ok(()),
+            500 if self.is_held_by_nobody(stream) => Ok(()),
             _ => Err((Rule::Refusal, "there is no reason to refuse its request".to_owned())),
         }
+    }
+
+    /// A request whose body would come only after its headers have reached the application, or not at all.
+    pub(super) fn is_held_by_nobody(&self, stream: StreamId) -> bool {
+        let StreamRecord { client, vm, .. } = &self.history.streams[stream];
+        let client = &self.plan.clients[*client];
+        let has_more = client.trailers || !client.body.is_empty();
+        has_more && vm.is_some_and(|vm| self.plan.proxies[vm.0].holder_missing)
     }
 
     /// A saga is known to have begun under the key of a client, for the same request.

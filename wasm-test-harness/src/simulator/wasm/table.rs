@@ -14,7 +14,6 @@ use crate::simulator::host::{CalloutAnswer, Headers, Status, value};
 const NEVER_CALLED: &[&str] = &[
     "proxy_close_stream",
     "proxy_continue_stream",
-    "proxy_get_property",
     "proxy_get_status",
     "proxy_grpc_call",
     "proxy_grpc_cancel",
@@ -23,7 +22,6 @@ const NEVER_CALLED: &[&str] = &[
     "proxy_grpc_stream",
     "proxy_set_buffer_bytes",
     "proxy_set_header_map_pairs",
-    "proxy_set_property",
 ];
 
 /// The only foreign function that the filter calls.
@@ -204,6 +202,34 @@ fn add_streams(linker: &mut Linker<Guest>) -> Result<()> {
                 };
                 let Some(found) = value(&lines, &name) else { return Ok(Status::NotFound as u32) };
                 give(caller, found, at, size_at)?;
+                Ok(OK)
+            })
+        },
+    )?;
+    linker.func_wrap(
+        "env",
+        "proxy_get_property",
+        |caller: Call<'_>, path: u32, size: u32, at: u32, size_at: u32| {
+            enter(caller, |caller| {
+                let path = read(caller, Slice(path, size))?;
+                let stream = caller.data().host.stream();
+                let Some(found) = stream.ok().and_then(|stream| stream.borrow().property(&path)) else {
+                    return Ok(Status::NotFound as u32);
+                };
+                give(caller, &found, at, size_at)?;
+                Ok(OK)
+            })
+        },
+    )?;
+    linker.func_wrap(
+        "env",
+        "proxy_set_property",
+        |caller: Call<'_>, path: u32, path_size: u32, new: u32, new_size: u32| {
+            enter(caller, |caller| {
+                let path = read(caller, Slice(path, path_size))?;
+                let new = read(caller, Slice(new, new_size))?;
+                let Ok(stream) = caller.data().host.stream() else { return Ok(Status::NotFound as u32) };
+                stream.borrow_mut().properties.insert(path, new);
                 Ok(OK)
             })
         },

@@ -5,6 +5,8 @@ use std::rc::Rc;
 
 use rand::{Rng, RngCore};
 
+use sagabox::hold::HELD_PATH;
+
 use super::{Event, World, hops};
 use crate::simulator::history::{Happening, StreamId, StreamRecord, Told, VmId};
 use crate::simulator::host::{Headers, Nanos, StreamData, text};
@@ -32,6 +34,8 @@ pub(super) struct Stream {
     /// Its connection was cut: there is no answer on its way out.
     cut: bool,
     closed: bool,
+    /// The filters have seen the headers of its answer.
+    answer_seen: bool,
 }
 
 impl World<'_> {
@@ -102,11 +106,12 @@ impl World<'_> {
             vm,
             roots: Vec::new(),
             contexts: Vec::new(),
-            data: Rc::new(RefCell::new(StreamData { headers, body: Vec::new() })),
+            data: Rc::new(RefCell::new(StreamData { headers, ..StreamData::default() })),
             held_by: None,
             answered: false,
             cut: false,
             closed: false,
+            answer_seen: false,
         });
         self.history.streams.push(StreamRecord { client, vm, version, request_id, whole_at: None });
         self.tell(Happening::Requested(stream));
@@ -134,6 +139,10 @@ impl World<'_> {
         }
         if ends {
             self.schedule(MS, Event::ApplicationAnswers(stream));
+        } else if text(&self.streams[stream].data.borrow().headers, ":path") == Some(HELD_PATH) {
+            // Nobody holds it. Whoever gets such a path does not wait for a body.
+            let wait = self.between(MS, 20 * MS);
+            self.schedule(wait, Event::ApplicationAnswers(stream));
         }
     }
 
@@ -147,10 +156,11 @@ impl World<'_> {
     /// The contexts that see the body: those before the one that holds the headers, and, where Envoy is told to, that.
     fn readers(&self, stream: StreamId, vm: VmId) -> Vec<ContextId> {
         let contexts = &self.streams[stream].contexts;
-        let gate_pair = self.plan.proxies[vm.0].gate_pair;
+        let plan = &self.plan.proxies[vm.0];
+        let without_holder = plan.gate_pair || plan.holder_missing;
         let end = match self.streams[stream].held_by {
             None => contexts.len(),
-            Some(holder) if gate_pair => holder,
+            Some(holder) if without_holder => holder,
             Some(holder) => holder + 1,
         };
         contexts.iter().take(end).copied().collect()
@@ -161,7 +171,9 @@ impl World<'_> {
         let plan = &self.plan.clients[self.streams[stream].client];
         let (from, to) = (plan.body.len() * index / plan.pieces, plan.body.len() * (index + 1) / plan.pieces);
         let ends = index + 1 == plan.pieces && !plan.trailers;
-        self.streams[stream].data.borrow_mut().body.extend(&plan.body[from..to]);
+        let data = Rc::clone(&self.streams[stream].data);
+        data.borrow_mut().body.extend(&plan.body[from..to]);
+        data.borrow_mut().received += to - from;
         self.comes(stream, ends);
         for context in self.readers(stream, vm) {
             let held = self.streams[stream].data.borrow().body.len();
@@ -192,9 +204,17 @@ impl World<'_> {
     }
 
     pub(super) fn application_answers(&mut self, stream: StreamId) {
-        if self.is_live(stream).is_some() {
-            self.answer_stream(stream, Told::Application);
+        let Some(vm) = self.is_live(stream) else { return };
+        if std::mem::replace(&mut self.streams[stream].answer_seen, true) {
+            return;
         }
+        for context in self.streams[stream].contexts.clone().into_iter().rev() {
+            if self.callback(vm, |vm| vm.response_headers(context, 1, false)) == Some(Action::Pause) {
+                // It answers itself.
+                return;
+            }
+        }
+        self.answer_stream(stream, Told::Application);
     }
 
     /// Tells a client something. What comes after its first answer Envoy ignores; the checker does not.
@@ -270,7 +290,7 @@ impl World<'_> {
             return;
         }
         let Some(vm) = self.streams[stream].vm else { return };
-        if self.streams[stream].answered && !self.streams[stream].cut {
+        if self.streams[stream].answered && !self.streams[stream].cut && !self.streams[stream].answer_seen {
             for context in self.streams[stream].contexts.clone().into_iter().rev() {
                 self.callback(vm, |vm| vm.response_headers(context, 1, true));
             }

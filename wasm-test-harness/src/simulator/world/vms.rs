@@ -281,7 +281,9 @@ impl World<'_> {
         let chain: Vec<Vec<u8>> = if self.plan.proxies[vm.0].gate_pair {
             let mut first = configuration.clone();
             first["gate"] = Json::Bool(true);
-            vec![first.to_string().into_bytes(), json!({"version": 1, "role": "gate"}).to_string().into_bytes()]
+            let gate = json!({"version": 1, "role": "gate"});
+            let gate = (!self.plan.proxies[vm.0].holder_missing).then_some(gate);
+            [first].into_iter().chain(gate).map(|configuration| configuration.to_string().into_bytes()).collect()
         } else {
             vec![configuration.to_string().into_bytes()]
         };
