@@ -20,6 +20,8 @@ mod etcd;
 mod replay;
 mod shared;
 mod start_key;
+#[cfg(test)]
+mod tests;
 
 pub use any::AnyJournal;
 pub use etcd::EtcdJournal;

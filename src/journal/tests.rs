@@ -1,0 +1,6 @@
+//! What journals keep, as modules of this version and of those before have written it.
+
+mod before;
+mod etcd;
+mod stories;
+mod vm;
