@@ -150,6 +150,9 @@ pub struct News {
     pub orphans: Vec<Orphan>,
     /// Sagas that have been set aside, each with the reason.
     pub quarantined: Vec<(String, String)>,
+    /// Ids of sagas (of what names none, keys) without owner that only another module can read, each with the reason. They
+    /// are told once by each VM, and stay as they are.
+    pub left_alone: Vec<(String, String)>,
     /// Sagas that go on only once the journal takes what it refuses now, each with the reason.
     pub stuck: Vec<(SagaId, String)>,
 }

@@ -37,15 +37,18 @@ mod reply;
 mod resume;
 pub mod retry;
 mod state;
+pub(crate) mod step_states;
 
 #[cfg(test)]
 mod tests;
+#[cfg(test)]
+pub(crate) use tests::definitions as definitions_for_tests;
 
 pub use answer::{Problem, Reply};
 use attempts::Runtime;
 pub use begin::{Begin, BeginRefused};
 pub use call::{CallError, CallId, CallKind, Envelope, OutgoingCall, Request};
-use record::{Change, Progress, RECORD_VERSION, Record, StepProgress};
+use record::{Change, Progress, Record, StepProgress};
 pub(crate) use reply::JOURNAL_TOO_SLOW;
 pub use resume::{NotResumable, Resume};
 
@@ -315,7 +318,7 @@ impl Saga {
         }
         self.outstanding = Some(next);
         self.next_sequence = next.saturating_add(1);
-        self.actions.push(Action::Write(Record { version: RECORD_VERSION, sequence: next, changes }));
+        self.actions.push(Action::Write(Record::new(next, changes)));
     }
 
     /// Answers the client: with the end once that is durable, or that the saga goes on once it has waited long enough.

@@ -2,5 +2,6 @@
 
 mod before;
 mod etcd;
+mod others;
 mod stories;
 mod vm;

@@ -13,14 +13,22 @@ use super::state::{IllegalTransition, SagaState, StepState};
 use super::{Millis, SagaId};
 use crate::definition::StepIndex;
 
-/// Version of the form of records. A module neither takes over nor writes a saga whose records have another.
-pub const RECORD_VERSION: u32 = 1;
+/// Version of the form of what journals keep. It is raised only when the form as such changes: what is new in a value it
+/// names in its `needs`.
+pub const RECORD_VERSION: u32 = 2;
+/// The oldest version that this module reads. What it goes on with it writes in its own.
+pub const OLDEST_VERSION: u32 = 1;
+/// Every feature that a value may need and this module knows. What needs another is for a module that knows it.
+pub const FEATURES: &[&str] = &[];
 
 /// One write: all the changes that must be durable before the saga goes on.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 pub struct Record {
-    /// [`RECORD_VERSION`].
+    /// [`RECORD_VERSION`] of whoever wrote it.
     pub version: u32,
+    /// The features without which its changes cannot be understood; most records need none.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub needs: Vec<String>,
     /// 1 for the first record of a saga, then without gaps.
     pub sequence: u64,
     /// In the order in which they were made.
@@ -28,10 +36,24 @@ pub struct Record {
 }
 
 impl Record {
+    /// A record of this version.
+    pub fn new(sequence: u64, changes: Vec<Change>) -> Record {
+        let mut needs: Vec<String> = changes.iter().filter_map(feature_of).map(str::to_owned).collect();
+        needs.sort_unstable();
+        needs.dedup();
+        Record { version: RECORD_VERSION, needs, sequence, changes }
+    }
+
     /// Whether it is the saga's last.
     pub fn ends(&self) -> bool {
         self.changes.iter().any(|change| matches!(change, Change::Ended { .. }))
     }
+}
+
+/// The feature without which a change cannot be understood: one of [`FEATURES`]. None: every module from
+/// [`OLDEST_VERSION`] on knows the change, or may pass over what is new in it.
+fn feature_of(_change: &Change) -> Option<&'static str> {
+    None
 }
 
 /// One change of a saga's state.

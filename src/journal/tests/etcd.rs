@@ -58,11 +58,6 @@ impl Etcd {
         self.entries.get(key.as_bytes()).map(|entry| text(&entry.value))
     }
 
-    /// How often a key was written is told by its revision.
-    pub(super) fn revision_of(&self, key: &str) -> Option<i64> {
-        self.entries.get(key.as_bytes()).map(|entry| entry.modified)
-    }
-
     /// Answers a call of the gateway.
     pub(super) fn answer(&mut self, path: &str, body: &str) -> Json {
         let body: Json = serde_json::from_str(body).expect("what is asked is JSON");

@@ -12,6 +12,7 @@ use crate::config::{self, Configuration};
 use crate::coordinator::{Client, Coordinator, Counter, Host, MatchedRequest, Token};
 use crate::facts::{ClientRequest, ParticipantResponse};
 use crate::journal::{AnyJournal, Conflict, JournalCall, SharedData, Version};
+use crate::saga::record::FEATURES;
 use crate::saga::{AttemptResult, DispatchRefusal, Millis, OutgoingCall, Reply};
 
 /// What the VMs of a process share.
@@ -92,9 +93,24 @@ pub(super) struct Vm {
 
 impl Vm {
     pub(super) fn new(name: &str, common: &Common, configuration: &Json, now: Millis) -> Vm {
+        Vm::that_knows(FEATURES, name, common, configuration, now)
+    }
+
+    /// Of a module that knows these features.
+    pub(super) fn that_knows(
+        features: &'static [&'static str],
+        name: &str,
+        common: &Common,
+        configuration: &Json,
+        now: Millis,
+    ) -> Vm {
         let text = configuration.to_string().into_bytes();
         let configuration = config::load(&text).unwrap_or_else(|errors| panic!("{errors}"));
-        let journal = AnyJournal::new(name.to_owned(), &configuration, text);
+        let mut journal = AnyJournal::new(name.to_owned(), &configuration);
+        match &mut journal {
+            AnyJournal::Shared(journal) => journal.knows(features),
+            AnyJournal::Etcd(journal) => journal.knows(features),
+        }
         let coordinator = Coordinator::new(journal, configuration.limits.clone(), Vec::new());
         let proxy = Proxy {
             common: common.clone(),
@@ -108,10 +124,6 @@ impl Vm {
             counted: Vec::new(),
         };
         Vm { coordinator, proxy, configuration, clients: 0 }
-    }
-
-    pub(super) fn now(&self) -> Millis {
-        self.proxy.now
     }
 
     /// A client asks; gives who it is.

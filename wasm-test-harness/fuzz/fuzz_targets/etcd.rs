@@ -13,7 +13,7 @@ use libfuzzer_sys::{fuzz_mutator, fuzz_target};
 use sagabox::definition::EtcdSettings;
 use sagabox::facts::ParticipantResponse;
 use sagabox::journal::{Conflict, Entry, EtcdJournal, Journal, News, SharedData, StartKey, Version};
-use sagabox::saga::record::{Begun, Change, RECORD_VERSION, Record};
+use sagabox::saga::record::{Begun, Change, Record};
 use sagabox::saga::{AttemptResult, Event, Saga};
 use sagabox_fuzz::{Forms, mutate, remember};
 use serde_json::{Value, json};
@@ -73,7 +73,7 @@ fn record() -> Record {
         begun_at: 1,
         deadline: 10_001,
     };
-    Record { version: RECORD_VERSION, sequence: 1, changes: vec![Change::Begun(begun)] }
+    Record::new(1, vec![Change::Begun(begun)])
 }
 
 fn resume(news: News, now: u64) {
