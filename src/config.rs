@@ -91,16 +91,6 @@ pub fn from_json(value: &Value) -> Result<Configuration, ConfigurationErrors> {
     check(value.clone(), Errors::default())
 }
 
-/// Of a configuration that was loaded, what others need to go on with its sagas, and nothing that they must not know.
-/// The same definitions give the same text.
-pub fn definitions_text(bytes: &[u8]) -> Vec<u8> {
-    let mut value = source::read(bytes, &mut Errors::default()).unwrap_or_default();
-    if let Some(fields) = value.as_object_mut() {
-        fields.retain(|name, _| ["version", "sagas"].contains(&name.as_str()));
-    }
-    value.to_string().into_bytes()
-}
-
 fn check(value: Value, mut errors: Errors) -> Result<Configuration, ConfigurationErrors> {
     // Reading something located does not fail: it is opened to know.
     let located = Located::<RawConfiguration>::deserialize_from_value(value.into_value(), ValuePointerRef::Origin).ok();

@@ -7,6 +7,8 @@ use std::time::Duration;
 use crate::matcher::Matcher;
 use crate::template::{BodyTemplate, Expression, Reads, Template};
 
+pub mod stored;
+
 /// Index of a step in [`Definition::steps`].
 pub type StepIndex = usize;
 
@@ -30,6 +32,35 @@ pub struct Definition {
     /// Every path that any expression of this saga reads, rooted at `request`, `steps`, `transaction`, `response`, `saga`.
     /// Of the client's request only what is named here is kept.
     pub reads: Reads,
+}
+
+impl Definition {
+    /// What all of its expressions read.
+    pub(crate) fn all_reads(&self) -> Reads {
+        let mut reads = Reads::default();
+        for step in &self.steps {
+            step.when.iter().for_each(|when| reads.extend(when.reads()));
+            step.transaction.extend_reads(&mut reads);
+            step.compensation.iter().for_each(|compensation| compensation.extend_reads(&mut reads));
+        }
+        for reply in [&self.completed, &self.compensated] {
+            reply.headers.iter().for_each(|(_, value)| reads.extend(value.reads()));
+            reply.body.iter().for_each(|body| reads.extend(body.reads()));
+        }
+        reads
+    }
+}
+
+impl Call {
+    /// Adds what a call reads, its predicates included.
+    fn extend_reads(&self, reads: &mut Reads) {
+        reads.extend(self.authority.reads());
+        reads.extend(self.path.reads());
+        self.headers.iter().for_each(|(_, value)| reads.extend(value.reads()));
+        self.body.iter().for_each(|body| reads.extend(body.reads()));
+        let predicates = [&self.success, &self.rejected];
+        predicates.into_iter().flatten().for_each(|predicate| reads.extend(predicate.reads()));
+    }
 }
 
 /// One step: a transaction and, where there is something to undo, its compensation.

@@ -20,6 +20,8 @@ mod etcd;
 mod replay;
 mod shared;
 mod start_key;
+#[cfg(test)]
+mod tests;
 
 pub use any::AnyJournal;
 pub use etcd::EtcdJournal;
@@ -149,6 +151,9 @@ pub struct News {
     pub orphans: Vec<Orphan>,
     /// Sagas that have been set aside, each with the reason.
     pub quarantined: Vec<(String, String)>,
+    /// Ids of sagas (of what names none, keys) without owner that only another module can read, each with the reason. They
+    /// are told once by each VM, and stay as they are.
+    pub left_alone: Vec<(String, String)>,
 }
 
 /// Whether a saga is ours.

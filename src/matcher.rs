@@ -3,6 +3,7 @@
 use std::fmt;
 
 use percent_encoding::percent_decode_str;
+use serde::{Deserialize, Serialize};
 
 mod table;
 
@@ -21,16 +22,20 @@ pub struct RequestHead<'a> {
 }
 
 /// What a request must be like to begin a saga. All of it must hold.
-#[derive(Clone, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Matcher {
+    #[serde(default, skip_serializing_if = "Option::is_none")]
     method: Option<String>,
     path: PathPattern,
+    #[serde(default, skip_serializing_if = "Option::is_none")]
     host: Option<String>,
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
     headers: Vec<HeaderPattern>,
 }
 
 /// What a path, without its query, must be like.
-#[derive(Clone, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
 pub enum PathPattern {
     /// This path.
     Exact(String),
@@ -41,7 +46,8 @@ pub enum PathPattern {
 }
 
 /// One segment of a path template.
-#[derive(Clone, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
 pub enum Segment {
     /// This text.
     Literal(String),
@@ -50,7 +56,7 @@ pub enum Segment {
 }
 
 /// What must hold of one request header.
-#[derive(Clone, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct HeaderPattern {
     /// Lower-case.
     pub name: String,
@@ -59,7 +65,8 @@ pub struct HeaderPattern {
 }
 
 /// What must hold of a header's value.
-#[derive(Clone, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
 pub enum HeaderTest {
     /// It is this.
     Exact(String),

@@ -39,12 +39,15 @@ mod resume;
 pub mod retry;
 mod shrink;
 mod state;
+pub(crate) mod step_states;
 mod told;
 mod transactions;
 mod wal;
 
 #[cfg(test)]
 mod tests;
+#[cfg(test)]
+pub(crate) use tests::definitions as definitions_for_tests;
 
 pub use answer::{Problem, Reply};
 pub use attempt_result::{AttemptResult, DispatchRefusal};
@@ -162,6 +165,8 @@ pub struct Saga {
     told_next: Told,
     /// The deadline has passed before the journal had the first record: nothing was sent.
     begun_too_late: bool,
+    /// That it does not get on by itself was said, by this owner or one before.
+    said_stuck: bool,
     /// It ends, or has ended, as one that has sent nothing: the same request may begin anew.
     ends_unsent: bool,
     /// When compensating began.

@@ -12,7 +12,7 @@ use super::raw::{RawCall, RawRetry};
 use super::scalar::{Period, show_duration};
 use super::target::{Target, authority, target};
 use crate::definition::{Call, Retry};
-use crate::template::{BodyTemplate, Expression, Place, Reads, Scope, Template};
+use crate::template::{BodyTemplate, Expression, Place, Scope, Template};
 
 const DEFAULT_PER_TRY_TIMEOUT: Duration = Duration::from_secs(5);
 const DEFAULT_KEY_LIFETIME: Duration = Duration::from_secs(24 * 60 * 60);
@@ -178,16 +178,6 @@ fn retry_of(raw: Option<Located<RawRetry>>, part: &Part, errors: &mut Errors) ->
         errors.push(&path, found, "a base_interval that is not longer than max_interval");
     }
     Some(Retry { max_attempts: max_attempts?.or(default_max_attempts), base_interval, max_interval })
-}
-
-/// Adds what a call reads, its predicates included.
-pub(super) fn extend_reads(reads: &mut Reads, call: &Call) {
-    reads.extend(call.authority.reads());
-    reads.extend(call.path.reads());
-    call.headers.iter().for_each(|(_, value)| reads.extend(value.reads()));
-    call.body.iter().map(BodyTemplate::reads).for_each(|body| reads.extend(body));
-    let predicates = [&call.success, &call.rejected];
-    predicates.into_iter().flatten().for_each(|predicate| reads.extend(predicate.reads()));
 }
 
 /// Opens a field of a step or saga that has a default.

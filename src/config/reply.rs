@@ -5,7 +5,7 @@ use super::located::{At, Located, optional, unless_faulty};
 use super::names::{self, fault_of_reply_header};
 use super::raw::{RawReplies, RawReply};
 use crate::definition::ReplyTemplate;
-use crate::template::{BodyTemplate, Reads, Scope};
+use crate::template::Scope;
 
 /// The replies of a saga: completed, compensated.
 pub(super) fn replies(
@@ -48,10 +48,4 @@ fn reply(
         super::call::body(&body, scope, errors)
     });
     Some(ReplyTemplate { status: status?, headers: headers?, body: body? })
-}
-
-/// Adds what a reply reads.
-pub(super) fn extend_reads(reads: &mut Reads, reply: &ReplyTemplate) {
-    reply.headers.iter().for_each(|(_, value)| reads.extend(value.reads()));
-    reply.body.iter().map(BodyTemplate::reads).for_each(|body| reads.extend(body));
 }

@@ -3,14 +3,14 @@
 use std::collections::BTreeSet;
 use std::time::Duration;
 
-use super::call::{self, Inherited, Part, call, duration_or, expression};
+use super::call::{Inherited, Part, call, duration_or, expression};
 use super::error::Errors;
 use super::located::{At, Located, optional, required, unless_faulty};
 use super::matching;
 use super::names::{fault_of_step_name, is_saga_name};
 use super::order::Order;
 use super::raw::{RawCall, RawSaga, RawStep};
-use super::reply::{self, replies};
+use super::reply::replies;
 use crate::definition::{Definition, Step};
 use crate::template::{Reads, Scope};
 
@@ -74,7 +74,7 @@ fn definition(
         compensated,
         reads: Reads::default(),
     };
-    definition.reads = reads_of(&definition);
+    definition.reads = definition.all_reads();
     Some(definition)
 }
 
@@ -178,16 +178,4 @@ fn in_order(mut steps: Vec<Step>, order: &mut Order) -> Vec<Step> {
         }
     }
     steps
-}
-
-fn reads_of(definition: &Definition) -> Reads {
-    let mut reads = Reads::default();
-    for step in &definition.steps {
-        step.when.iter().for_each(|when| reads.extend(when.reads()));
-        call::extend_reads(&mut reads, &step.transaction);
-        step.compensation.iter().for_each(|compensation| call::extend_reads(&mut reads, compensation));
-    }
-    reply::extend_reads(&mut reads, &definition.completed);
-    reply::extend_reads(&mut reads, &definition.compensated);
-    reads
 }

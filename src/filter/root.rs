@@ -105,7 +105,7 @@ impl RootContext for Root {
         };
         match config::load(&bytes) {
             Ok(configuration) => {
-                self.serving = Some(Serving::new(self.id, configuration, bytes));
+                self.serving = Some(Serving::new(self.id, configuration));
                 true
             }
             Err(errors) => {
@@ -148,7 +148,7 @@ impl RootContext for Root {
 }
 
 impl Serving {
-    fn new(root: u32, configuration: Configuration, text: Vec<u8>) -> Serving {
+    fn new(root: u32, configuration: Configuration) -> Serving {
         for warning in &configuration.warnings {
             log::warn!("configuration: {warning}");
         }
@@ -156,7 +156,7 @@ impl Serving {
         let max_body = configuration.limits.max_body;
         let mut host = EnvoyHost::new(root);
         let name = unique_name(root, host.random());
-        let journal = AnyJournal::new(name.clone(), &configuration, text);
+        let journal = AnyJournal::new(name.clone(), &configuration);
         let intake = Intake {
             table: MatcherTable::new(&configuration.definitions),
             definitions: configuration.definitions,

@@ -4,7 +4,8 @@ use super::{
     Acknowledgement, Entry, EtcdJournal, Found, Journal, JournalCall, News, Ownership, SharedData, SharedJournal,
     StartKey,
 };
-use crate::config::{self, Configuration};
+use crate::config::Configuration;
+use crate::definition::stored;
 use crate::saga::{AttemptResult, Bounds, Millis};
 
 /// One of the journals.
@@ -17,14 +18,14 @@ pub enum AnyJournal {
 }
 
 impl AnyJournal {
-    /// Takes the VM's name, which no other VM has or has had, and its configuration, also as it came.
-    pub fn new(name: String, configuration: &Configuration, text: Vec<u8>) -> AnyJournal {
+    /// Takes the VM's name, which no other VM has or has had, and its configuration.
+    pub fn new(name: String, configuration: &Configuration) -> AnyJournal {
+        let definitions = stored::store(&configuration.definitions);
         let retained = configuration.limits.retained.clone();
         let max_sagas = configuration.limits.max_sagas;
         match &configuration.etcd {
-            None => AnyJournal::Shared(Box::new(SharedJournal::new(name, text, retained))),
+            None => AnyJournal::Shared(Box::new(SharedJournal::new(name, definitions, retained))),
             Some(etcd) => {
-                let definitions = config::definitions_text(&text);
                 AnyJournal::Etcd(Box::new(EtcdJournal::new(name, definitions, etcd.clone(), retained.time, max_sagas)))
             }
         }

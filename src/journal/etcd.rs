@@ -4,6 +4,7 @@
 //!   sagabox/vm/<vm>                 the VM lives: on its lease
 //!   sagabox/saga/<id>               whose the saga is: owner, epoch, sequence
 //!   sagabox/record/<id>/<sequence>  its records, each written once
+//!   sagabox/ended/<id>              what refuses late copies of its begin, on a lease, where no start key does
 //!   sagabox/start/<hash>            which saga has begun under a start key; its answer, on a lease, once it has ended
 //!   sagabox/definitions/<hash>      under which sagas began, by content
 //!   sagabox/room                    empty; written with every begin, for a full etcd to refuse
@@ -36,6 +37,7 @@ use self::start::Looks;
 use self::takeover::Takeovers;
 use self::token::Token;
 use self::write::{AfterTheLease, Kept};
+use super::replay::Reader;
 use super::{Acknowledgement, Entry, Fate, Found, Journal, JournalCall, News, Ownership, SharedData, StartKey};
 use crate::definition::EtcdSettings;
 use crate::planted::{Planted, planted};
@@ -62,8 +64,8 @@ mod write;
 const NOT_NOW_BEFORE_REFUSED: u32 = 3;
 
 /// etcd takes requests of 1.5 MiB by default, and a record goes with its saga's head. A takeover reads all records of a
-/// saga at once, and etcd before 3.4.17 gives answers of 4 MiB at most.
-const BOUNDS: Bounds = Bounds { record_bytes: 1 << 20, saga_bytes: 3 << 20 };
+/// saga at once, and etcd before 3.4.17 gives answers of 4 MiB at most. As JSON they are somewhat longer than what is counted.
+const BOUNDS: Bounds = Bounds { record_bytes: 1 << 20, saga_bytes: 5 << 19 };
 
 /// How long to wait after so many failures in a row.
 fn back_off_ms(failures: u32) -> Millis {
@@ -75,6 +77,7 @@ fn back_off_ms(failures: u32) -> Millis {
 pub struct EtcdJournal {
     settings: EtcdSettings,
     keys: Keys,
+    reader: Reader,
     /// Under which sagas begin here: their hash and their text.
     definitions: (String, Vec<u8>),
     session: Session,
@@ -144,8 +147,14 @@ impl EtcdJournal {
             news: News::default(),
             definitions: (hash, definitions),
             keys,
+            reader: Reader::default(),
             settings,
         }
+    }
+
+    #[cfg(test)]
+    pub(super) fn knows(&mut self, features: &'static [&'static str]) {
+        self.reader = Reader::of(features);
     }
 
     /// What is to be asked now, with its path and body.

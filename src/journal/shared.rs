@@ -2,7 +2,7 @@
 //!
 //! ```text
 //!   sagabox/vm/0                  who the VM is, its beat, how much it retains
-//!   sagabox/vm/0/configuration    with which its sagas began
+//!   sagabox/vm/0/configuration    the definitions under which its sagas began
 //!   sagabox/vm/0/saga/0           a saga: owner, epoch, sequence; then its records, a line each
 //!   sagabox/vm/0/saga/1           (free)
 //!   sagabox/key/17                which sagas have begun under start keys of this bucket
@@ -20,10 +20,12 @@
 
 use std::collections::{BTreeMap, BTreeSet, HashMap, VecDeque};
 
+use super::replay::Reader;
 use super::{Acknowledgement, Entry, Found, Journal, News, Orphan, Ownership, SharedData, StartKey};
 use crate::definition;
 use crate::planted::{Planted, planted};
 use crate::saga::Millis;
+use crate::saga::record::RECORD_VERSION;
 
 mod index;
 mod own;
@@ -51,19 +53,20 @@ const MAX_TRIES: u32 = 64;
 #[derive(Debug)]
 pub struct SharedJournal {
     base_name: String,
+    reader: Reader,
     /// How often this VM has been taken for dead.
     deposed: u32,
     /// The sagas that others have taken over since the last tick.
     lost: Vec<String>,
-    configuration: Vec<u8>,
+    definitions: Vec<u8>,
     bounds: definition::Retained,
     own: Option<OwnRow>,
     places: HashMap<String, Place>,
     retained: Retained,
     watched: BTreeMap<u32, Watched>,
     taken: BTreeMap<u32, TakenRow>,
-    /// Names of dead VMs whose sagas another module may be able to resume, and this one is not.
-    left_to_others: BTreeSet<String>,
+    /// What was told to be left alone: sagas, and rows.
+    left_alone: BTreeSet<String>,
     /// Sagas that may be what kills VMs: they are resumed one at a time.
     suspects: VecDeque<Orphan>,
     /// The suspect that was resumed last, and the beat at which it has lived long enough.
@@ -79,25 +82,32 @@ struct Place {
 }
 
 impl SharedJournal {
-    /// Takes the VM's name, which no other VM has or has had, the text of its configuration, and the bounds of what the
+    /// Takes the VM's name, which no other VM has or has had, the definitions under which its sagas begin as they are
+    /// stored, and the bounds of what the
     /// process retains.
-    pub fn new(name: String, configuration: Vec<u8>, bounds: definition::Retained) -> SharedJournal {
+    pub fn new(name: String, definitions: Vec<u8>, bounds: definition::Retained) -> SharedJournal {
         SharedJournal {
             base_name: name,
+            reader: Reader::default(),
             deposed: 0,
             lost: Vec::new(),
-            configuration,
+            definitions,
             bounds,
             own: None,
             places: HashMap::new(),
             retained: Retained::default(),
             watched: BTreeMap::new(),
             taken: BTreeMap::new(),
-            left_to_others: BTreeSet::new(),
+            left_alone: BTreeSet::new(),
             suspects: VecDeque::new(),
             on_probation: None,
             beat_at: 0,
         }
+    }
+
+    #[cfg(test)]
+    pub(super) fn knows(&mut self, features: &'static [&'static str]) {
+        self.reader = Reader::of(features);
     }
 
     fn name(&self) -> String {
@@ -136,19 +146,35 @@ impl SharedJournal {
     /// whoever finds the slot of a dead VM empties it.
     fn begun(&mut self, store: &mut impl SharedData, entry: Entry<'_>, place: Place, slot: &Slot) -> Acknowledgement {
         if let Some(start) = entry.start
-            && !index::insert(store, start, entry.saga, place)
+            && !index::insert(store, start, entry.saga, place, self.reader)
         {
             if self.update(store, place, |_| Some(Vec::new())).is_some() {
                 self.release(store, place);
             }
             return Acknowledgement::KeyTaken;
         }
-        if slot.head.ended.is_some() {
-            self.retain(store, slot, place, entry.now);
-        } else {
-            self.places.insert(entry.saga.to_owned(), place);
+        match self.found_after_naming(store, entry, place) {
+            Acknowledgement::Written if slot.head.ended.is_some() => self.retain(store, slot, place, entry.now),
+            Acknowledgement::Written => {
+                self.places.insert(entry.saga.to_owned(), place);
+            }
+            other => return other,
         }
         Acknowledgement::Written
+    }
+
+    /// Whoever took this VM for dead between the two writes has emptied the slot, which no key named then.
+    fn found_after_naming(&self, store: &mut impl SharedData, entry: Entry<'_>, place: Place) -> Acknowledgement {
+        let Some(start) = entry.start else { return Acknowledgement::Written };
+        let bytes = store.shared(&slot_key(place.row, place.slot)).map(|(bytes, _)| bytes).unwrap_or_default();
+        match Slot::parse(&bytes, self.reader).ok().map(|slot| slot.head) {
+            Some(head) if head.saga == entry.saga && head.owner == self.name() => Acknowledgement::Written,
+            Some(head) if head.saga == entry.saga => Acknowledgement::Lost,
+            _ => {
+                index::remove(store, start, entry.saga, self.reader);
+                Acknowledgement::Refused
+            }
+        }
     }
 
     /// A saga that has ended is remembered for its start key.
@@ -171,7 +197,7 @@ impl SharedJournal {
         let owner = self.name();
         for _ in 0..MAX_TRIES {
             let (bytes, version) = store.shared(&key)?;
-            let mut slot = Slot::parse(&bytes).ok().filter(|slot| slot.head.owner == owner)?;
+            let mut slot = Slot::parse(&bytes, self.reader).ok().filter(|slot| slot.head.owner == owner)?;
             let value = change(&mut slot)?;
             if store.set_shared(&key, &value, Some(version)).is_ok() {
                 return Some(());
@@ -232,7 +258,7 @@ impl Journal for SharedJournal {
     }
 
     fn find(&self, store: &impl SharedData, start: &StartKey) -> Found {
-        index::find(store, start)
+        index::find(store, start, self.reader)
     }
 
     fn knows_keys_at_once(&self) -> bool {
@@ -247,7 +273,7 @@ impl Journal for SharedJournal {
     fn quarantine(&mut self, store: &mut impl SharedData, saga: &str, why: &str) {
         let Some(place) = self.places.remove(saga) else { return };
         let marked = self.update(store, place, |slot| {
-            slot.head.quarantined = Some(why.to_owned());
+            (slot.head.version, slot.head.quarantined) = (RECORD_VERSION, Some(why.to_owned()));
             Some(slot.encode())
         });
         if marked.is_none() {

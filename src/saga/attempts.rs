@@ -103,6 +103,8 @@ impl Attempts {
     /// The last attempt came to unknown: it may be worked on for as long as it might have taken.
     pub(super) fn came_to_unknown(&mut self, timeout_ms: u32) {
         self.saw_unknown = true;
+        // Whoever answers 404 after that says it anew.
+        self.not_found_since = None;
         self.busy_until = self.busy_until.max(self.sent_at.saturating_add(timeout_ms.into()));
     }
 }
@@ -154,7 +156,8 @@ impl Saga {
             runtime.inherited_until = runtime.inherited_until.filter(|until| *until > now);
             let attempts = &runtime.transaction;
             let waits = matches!(attempts.activity, Activity::BackingOff | Activity::AwaitingRecord(_));
-            if !waits || attempts.sent == 0 || !self.key_has_expired(index, now) {
+            let may_be_known = attempts.sent > 0 || attempts.saw_unknown;
+            if !waits || !may_be_known || !self.key_has_expired(index, now) {
                 continue;
             }
             self.give_up(index, self.too_old(index), now);
@@ -228,9 +231,13 @@ impl Saga {
 
     /// Says once that the saga does not get on by itself, and since when.
     pub(super) fn mark_stuck(&mut self, reason: String, now: Millis) {
-        if self.stuck().is_none() {
-            self.change(Change::Stuck(Stuck { since: now, reason: reason.clone() }), now);
-            self.actions.push(Action::Report(Report::Stuck { reason }));
+        if std::mem::replace(&mut self.said_stuck, true) {
+            return;
         }
+        // Nothing is recorded of a saga after its end.
+        if !self.state().has_ended() {
+            self.change(Change::Stuck(Stuck { since: now, reason: reason.clone() }), now);
+        }
+        self.actions.push(Action::Report(Report::Stuck { reason }));
     }
 }

@@ -68,6 +68,7 @@ impl Saga {
             told: Told::nothing(definition.steps.len()),
             told_next: Told::nothing(definition.steps.len()),
             begun_too_late: false,
+            said_stuck: false,
             ends_unsent: false,
             compensating_since: 0,
             answered: false,

@@ -15,7 +15,7 @@ impl Saga {
         let timeout_ms = self.timeout_ms(index, CallKind::Compensation);
         let heard = hear(call, CallKind::Compensation, result, now);
         let Some(attempts) = self.runtime.get_mut(index).map(|runtime| &mut runtime.compensation) else { return };
-        if heard == Heard::NotFound {
+        if heard == Heard::NotFound && known.need_not_exist {
             attempts.not_found_since.get_or_insert(now);
         }
         let given_up = planted(Planted::CompensationGivenUp) && attempts.failures >= 2;

@@ -13,9 +13,9 @@ use crate::template::Expression;
 pub(super) enum NotStarted {
     /// A template cannot be rendered, or the condition cannot be evaluated: which one, and why.
     NotRendered(String),
-    /// What it sends is larger than the journal takes.
+    /// With what it sends the saga is larger than the journal takes.
     TooLarge {
-        /// As JSON.
+        /// Of the saga, as JSON.
         bytes: usize,
     },
 }
@@ -30,7 +30,9 @@ impl std::fmt::Display for NotStarted {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
         match self {
             NotStarted::NotRendered(reason) => f.write_str(reason),
-            NotStarted::TooLarge { bytes } => write!(f, "its calls are larger than the journal takes: {bytes} bytes"),
+            NotStarted::TooLarge { bytes } => {
+                write!(f, "with its calls the saga is larger than the journal takes: {bytes} bytes")
+            }
         }
     }
 }
@@ -111,8 +113,12 @@ impl Saga {
         let request = self.render(&step.transaction, None).map_err(|error| format!("transaction.{error}"))?;
         let compensation = self.render_early(step, &request)?;
         let intent = Change::InFlight { step: index, request: Some(Box::new(request)), compensation, at: Some(now) };
-        if self.bounds != Bounds::NONE && intent.bytes() > self.bounds.record_bytes {
-            return Err(NotStarted::TooLarge { bytes: intent.bytes() });
+        if self.bounds != Bounds::NONE {
+            let bytes = intent.bytes();
+            let of_saga = self.recorded_bytes().saturating_add(bytes);
+            if bytes > self.bounds.record_bytes || of_saga > self.bounds.saga_bytes {
+                return Err(NotStarted::TooLarge { bytes: of_saga });
+            }
         }
         let recorded = self.change(intent, now);
         if let Some(runtime) = self.runtime.get_mut(index) {

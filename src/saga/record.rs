@@ -13,14 +13,22 @@ use super::state::{IllegalTransition, SagaState, StepState};
 use super::{Millis, SagaId};
 use crate::definition::StepIndex;
 
-/// Version of the form of records. A module neither takes over nor writes a saga whose records have another.
-pub const RECORD_VERSION: u32 = 1;
+/// Version of the form of what journals keep. It is raised only when the form as such changes: what is new in a value it
+/// names in its `needs`.
+pub const RECORD_VERSION: u32 = 2;
+/// The oldest version that this module reads. What it goes on with it writes in its own.
+pub const OLDEST_VERSION: u32 = 1;
+/// Every feature that a value may need and this module knows. What needs another is for a module that knows it.
+pub const FEATURES: &[&str] = &[];
 
 /// One write: all the changes that must be durable before the saga goes on.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 pub struct Record {
-    /// [`RECORD_VERSION`].
+    /// [`RECORD_VERSION`] of whoever wrote it.
     pub version: u32,
+    /// The features without which its changes cannot be understood; most records need none.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub needs: Vec<String>,
     /// 1 for the first record of a saga, then without gaps.
     pub sequence: u64,
     /// In the order in which they were made.
@@ -30,13 +38,22 @@ pub struct Record {
 impl Record {
     /// A record of this version.
     pub fn new(sequence: u64, changes: Vec<Change>) -> Record {
-        Record { version: RECORD_VERSION, sequence, changes }
+        let mut needs: Vec<String> = changes.iter().filter_map(feature_of).map(str::to_owned).collect();
+        needs.sort_unstable();
+        needs.dedup();
+        Record { version: RECORD_VERSION, needs, sequence, changes }
     }
 
     /// Whether it is the saga's last.
     pub fn ends(&self) -> bool {
         self.changes.iter().any(|change| matches!(change, Change::Ended { .. }))
     }
+}
+
+/// The feature without which a change cannot be understood: one of [`FEATURES`]. None: every module from
+/// [`OLDEST_VERSION`] on knows the change, or may pass over what is new in it.
+fn feature_of(_change: &Change) -> Option<&'static str> {
+    None
 }
 
 /// One change of a saga's state.
@@ -375,10 +392,10 @@ impl Progress {
         Ok(())
     }
 
-    /// Takes back that a step was about to be sent, where no record holds that.
-    pub(super) fn take_back_start(&mut self, index: StepIndex) {
+    /// Forgets what a step would have sent that no record holds, and that was never sent.
+    pub(super) fn forget_calls(&mut self, index: StepIndex) {
         if let Some(step) = self.steps.get_mut(index) {
-            *step = StepProgress::new(&std::mem::take(&mut step.name));
+            (step.request, step.compensation) = (None, None);
         }
     }
 

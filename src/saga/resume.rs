@@ -81,6 +81,7 @@ impl Saga {
             told_next: told.clone(),
             told,
             begun_too_late: false,
+            said_stuck: progress.stuck.is_some(),
             ends_unsent: false,
             compensating_since: progress.cause.as_ref().and_then(|cause| cause.at).unwrap_or(now),
             progress,
@@ -100,6 +101,8 @@ impl Saga {
     fn resume_step(&mut self, index: StepIndex, now: Millis) {
         let Some(progress) = self.progress.steps.get(index) else { return };
         let (state, attempts, saw_unknown) = (progress.state, progress.attempts, progress.saw_unknown);
+        let was_rendered = progress.request.is_some();
+        let after_an_heir = self.epoch > 2;
         let compensating = self.state() == SagaState::Compensating;
         let is_unrecorded = state == StepState::InFlight && progress.compensation.is_none();
         let rendered_again = if is_unrecorded { self.render_early_again(index) } else { None };
@@ -116,6 +119,8 @@ impl Saga {
             runtime.transaction.busy_until = busy_until;
         }
         match state {
+            // Its request was larger than the journal takes: it was never sent.
+            StepState::InFlight if !was_rendered => runtime.transaction.activity = Activity::BackingOff,
             StepState::InFlight => {
                 runtime.rendered_again = rendered_again;
                 runtime.transaction.sent = runtime.transaction.sent.max(1);
@@ -135,12 +140,17 @@ impl Saga {
             }
             _ => runtime.transaction.saw_unknown = saw_unknown,
         }
+        // An heir that dies may itself have awaited what the owner before it had under way.
+        let may_be_inherited = matches!(state, StepState::Unknown | StepState::Succeeded | StepState::Rejected);
+        if after_an_heir && may_be_inherited && was_rendered {
+            runtime.inherited_until = Some(busy_until);
+        }
         if planted(Planted::InheritedAttemptNotAwaited) {
             runtime.inherited_until = None;
         }
         let used_up = self.step(index).and_then(|step| step.transaction.retry.max_attempts);
         let used_up = used_up.is_some_and(|max| self.runtime.get(index).is_some_and(|one| one.transaction.sent >= max));
-        if state == StepState::InFlight && !compensating && used_up {
+        if state == StepState::InFlight && was_rendered && !compensating && used_up {
             self.give_up(index, OWNER_GONE.to_owned(), now);
         }
     }

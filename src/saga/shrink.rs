@@ -1,7 +1,7 @@
-//! A record that the journal takes in no case, as larger than its limit: the saga compensates with a small one.
+//! A record that the journal takes in no case, as larger than its limit: it is cut into smaller ones, and where a single
+//! change is too large, the saga compensates without what makes it so.
 //!
-//! Nothing has followed from what is in it, in memory as little as outside: what it awaits is not sent. So what makes it
-//! large is left out, the steps that were to be sent next are not, and what is small is written in its place.
+//! Nothing has followed from what is in the record, in memory as little as outside: what awaits it is not sent.
 
 use super::attempts::Activity;
 use super::record::{Cause, Change, Settlement};
@@ -13,56 +13,62 @@ const AGAIN_AFTER_MS: Millis = 5_000;
 
 impl Saga {
     pub(super) fn shrink(&mut self, sequence: u64, now: Millis) -> Result<(), IllegalEvent> {
-        let changes = self.wal.refused(sequence).map_err(|outstanding| not_outstanding(sequence, outstanding))?;
+        let mut changes = self.wal.refused(sequence).map_err(|outstanding| not_outstanding(sequence, outstanding))?;
         self.told_next.clone_from(&self.told);
-        let bytes = |changes: &[Change]| changes.iter().map(Change::bytes).sum::<usize>();
-        let before = bytes(&changes);
-        let small: Vec<Change> = changes.into_iter().filter_map(|change| self.made_small(change)).collect();
-        if bytes(&small) >= before {
-            self.wal.put_back(small, now, now.saturating_add(AGAIN_AFTER_MS));
-            self.mark_stuck("the journal takes no record of it, however small".to_owned(), now);
+        let refused_bytes: usize = changes.iter().map(Change::bytes).sum();
+        let is_one = changes.len() == 1;
+        changes.append(&mut self.wal.take_unwritten());
+        if !is_one {
+            self.bounds.record_bytes = self.bounds.record_bytes.min(refused_bytes / 2);
+            self.wal.put_back(changes, now, 0);
             return Ok(());
         }
-        self.wal.put_back(small, now, 0);
+        let small: Vec<Change> = changes.into_iter().map(|change| self.made_small(change)).collect();
+        let is_smaller = small.first().is_some_and(|first| first.bytes() < refused_bytes);
+        let not_before = if is_smaller { 0 } else { now.saturating_add(AGAIN_AFTER_MS) };
+        self.wal.put_back(small, now, not_before);
         if self.state() == SagaState::Running {
-            let reason = "the journal takes no record as large as what its steps have answered".to_owned();
+            let reason = "the journal takes no record as large as what its steps send or have answered".to_owned();
             self.begin_compensating(Cause { failed_step: None, reason, at: Some(now) }, now);
+        }
+        if !is_smaller {
+            self.mark_stuck("the journal takes no record of it, however small".to_owned(), now);
         }
         Ok(())
     }
 
-    /// A change without what makes it large. None: it is taken back.
-    fn made_small(&mut self, change: Change) -> Option<Change> {
+    /// A change without what makes it large.
+    fn made_small(&mut self, change: Change) -> Change {
         match change {
             Change::Settled { step, settlement: Settlement::Succeeded { compensation, .. } } => {
                 let kept = serde_json::json!({});
                 if let Some(name) = self.step(step).map(|step| step.name.clone()) {
                     self.progress.facts.insert(name, kept.clone());
                 }
-                Some(Change::Settled { step, settlement: Settlement::Succeeded { kept, compensation } })
+                Change::Settled { step, settlement: Settlement::Succeeded { kept, compensation } }
             }
-            Change::InFlight { step, .. } if self.is_about_to_start(step) => {
-                self.progress.take_back_start(step);
-                if let Some(runtime) = self.runtime.get_mut(step) {
-                    runtime.transaction.activity = Activity::Idle;
-                }
-                None
+            Change::InFlight { step, at, .. } if self.was_never_sent(step) => {
+                self.progress.forget_calls(step);
+                Change::InFlight { step, request: None, compensation: None, at }
             }
             Change::Ended { state, nothing_sent, reply } => {
                 let reply = if nothing_sent { reply } else { self.small_reply(state) };
                 self.progress.reply = Some(reply.clone());
-                Some(Change::Ended { state, reply, nothing_sent })
+                Change::Ended { state, reply, nothing_sent }
             }
-            other => Some(other),
+            other => other,
         }
     }
 
-    /// The step's first attempt waits for its record.
-    fn is_about_to_start(&self, index: StepIndex) -> bool {
-        let waits = |activity| matches!(activity, Activity::AwaitingRecord(_));
-        let runtime = self.runtime.get(index);
-        self.step_state(index) == Some(StepState::InFlight)
-            && runtime.is_some_and(|runtime| waits(runtime.transaction.activity) && !runtime.resolving)
+    /// The step's first attempt waits for its record, or waited for it until the saga was to be compensated.
+    fn was_never_sent(&self, index: StepIndex) -> bool {
+        let Some(transaction) = self.runtime.get(index).map(|runtime| &runtime.transaction) else { return false };
+        let never = transaction.sent == 0 && !transaction.saw_unknown;
+        match self.step_state(index) {
+            Some(StepState::InFlight) => never && matches!(transaction.activity, Activity::AwaitingRecord(_)),
+            Some(StepState::Rejected) => never,
+            _ => false,
+        }
     }
 
     fn small_reply(&mut self, state: SagaState) -> Reply {

@@ -1,7 +1,8 @@
 //! Tests of the saga: examples one by one, and random runs against a checker that knows nothing of its code.
 
-mod definitions;
+pub(crate) mod definitions;
 mod examples;
+mod found;
 mod key_lifetime;
 mod large;
 mod late_begin;

@@ -13,7 +13,7 @@ use crate::definition::{Step, StepIndex};
 use crate::planted::{Planted, planted};
 
 /// So many attempts are recorded one by one; after that, each time their number has doubled.
-const RECORDED_ONE_BY_ONE: u32 = 8;
+const RECORDED_ONE_BY_ONE: u32 = 64;
 
 impl Saga {
     pub(super) fn transaction_ended(&mut self, index: StepIndex, step: &Step, result: &AttemptResult, now: Millis) {

@@ -170,9 +170,14 @@ impl Wal {
         Ok(Arc::unwrap_or_clone(outstanding.record).changes)
     }
 
-    /// Takes changes of a refused record back, before all that came after them. No record is made before then.
-    pub(super) fn put_back(&mut self, mut changes: Vec<Change>, now: Millis, not_before: Millis) {
-        changes.append(&mut self.unwritten);
+    /// The changes that no record holds yet, to be put back.
+    pub(super) fn take_unwritten(&mut self) -> Vec<Change> {
+        std::mem::take(&mut self.unwritten)
+    }
+
+    /// Takes the changes of a refused record back, with those that came after them: as many as there were, in their
+    /// order. No record is made before then.
+    pub(super) fn put_back(&mut self, changes: Vec<Change>, now: Millis, not_before: Millis) {
         self.unwritten = changes;
         self.unwritten_since = Some(now);
         self.not_before = not_before;

@@ -13,6 +13,7 @@ use super::{Expression, Facts, Place, Reads, RenderError, Scope, Template, Templ
 /// one `${...}` and nothing else keeps the type of its value. Names of fields are no templates.
 #[derive(Clone, Debug)]
 pub struct BodyTemplate {
+    source: Json,
     node: Node,
     reads: Reads,
 }
@@ -68,7 +69,7 @@ impl BodyTemplate {
             other => compiler.node(other, ""),
         };
         if compiler.errors.is_empty() {
-            Ok(BodyTemplate { node, reads: compiler.reads })
+            Ok(BodyTemplate { source: source.clone(), node, reads: compiler.reads })
         } else {
             Err(BodyError { errors: compiler.errors })
         }
@@ -77,6 +78,11 @@ impl BodyTemplate {
     /// The paths that its expressions read.
     pub fn reads(&self) -> &Reads {
         &self.reads
+    }
+
+    /// As configured.
+    pub fn source(&self) -> &Json {
+        &self.source
     }
 
     /// The body.

@@ -13,6 +13,8 @@ pub struct Scope {
     steps: Option<Vec<String>>,
     /// Whether `steps` are those that come before; else all of the saga.
     ordered: bool,
+    /// Whether what is read here is looked at; else it was before.
+    judged: bool,
 }
 
 /// What is known of a value before there is one.
@@ -71,6 +73,7 @@ impl Scope {
             saga: SAGA,
             steps: Some(steps_before.iter().map(|&name| name.to_owned()).collect()),
             ordered: true,
+            judged: true,
         }
     }
 
@@ -87,12 +90,32 @@ impl Scope {
 
     /// `success` and `rejected`: `response` only.
     pub fn predicate() -> Scope {
-        Scope { request: false, response: true, transaction: false, saga: &[], steps: None, ordered: true }
+        Scope {
+            request: false,
+            response: true,
+            transaction: false,
+            saga: &[],
+            steps: None,
+            ordered: true,
+            judged: true,
+        }
     }
 
     /// A reply: `request`, every step, and of the saga also `status`, `failed_step` and `reason`.
     pub fn reply(all_steps: &[&str]) -> Scope {
         Scope { saga: ENDED_SAGA, ordered: false, ..Scope::condition(all_steps) }
+    }
+
+    /// Of an expression that was checked before it was stored: it may read whatever it reads.
+    pub(crate) fn checked_before() -> Scope {
+        let (request, response, transaction) = (true, true, true);
+        let (saga, steps) = (ENDED_SAGA, Some(Vec::new()));
+        Scope { request, response, transaction, saga, steps, ordered: true, judged: false }
+    }
+
+    /// Whether what is written is judged.
+    pub(super) fn is_judged(&self) -> bool {
+        self.judged
     }
 
     /// Checks that `path` may be read, and lower-cases the names of headers in it. Gives what is known of the value.
@@ -113,12 +136,14 @@ impl Scope {
                 Shape::Steps => self.step(name)?,
                 Shape::Fields(fields) => match fields.iter().find(|(field, _)| field == name) {
                     Some((_, shape)) => *shape,
+                    None if !self.judged => return Ok(Shape::Any),
                     None => {
                         let known: Vec<&str> = fields.iter().map(|(field, _)| *field).collect();
                         let found = format!("`{so_far}.{name}`");
                         return Err(Fault::new(found, format!("a field of `{so_far}`: {}", known.join(", "))));
                     }
                 },
+                Shape::Scalar if !self.judged => return Ok(Shape::Any),
                 Shape::Scalar => {
                     return Err(Fault::new(format!("`{so_far}.{name}`"), format!("`{so_far}`, which has no fields")));
                 }
@@ -140,7 +165,7 @@ impl Scope {
     }
 
     fn step(&self, name: &str) -> Result<Shape, Fault> {
-        if self.steps.iter().flatten().any(|step| step == name) {
+        if !self.judged || self.steps.iter().flatten().any(|step| step == name) {
             return Ok(Shape::Fields(STEP));
         }
         Err(if self.ordered {

@@ -30,6 +30,7 @@ const LONGEST_BYTES: usize = 8 * 1024;
 /// A text with `${...}`.
 #[derive(Clone, Debug)]
 pub struct Template {
+    source: String,
     parts: Vec<Part>,
     place: Place,
     reads: Reads,
@@ -49,23 +50,27 @@ impl Template {
     ///
     /// Those of [`Expression::compile`]; a `${` without its `}`; literal text that does not fit the place.
     pub fn compile(source: &str, place: Place, scope: &Scope) -> Result<Template, TemplateError> {
-        Template::from_parts(parts(source, scope)?, place).map_err(|fault| TemplateError::new(source, None, fault))
-    }
-
-    pub(super) fn from_parts(parts: Vec<Part>, place: Place) -> Result<Template, Fault> {
-        check_literals(&parts, place)?;
+        let parts = parts(source, scope)?;
+        if scope.is_judged() {
+            check_literals(&parts, place).map_err(|fault| TemplateError::new(source, None, fault))?;
+        }
         let mut reads = Reads::default();
         for part in &parts {
             if let Part::Value(expression) = part {
                 reads.extend(expression.reads());
             }
         }
-        Ok(Template { parts, place, reads })
+        Ok(Template { source: source.to_owned(), parts, place, reads })
     }
 
     /// The paths that its expressions read.
     pub fn reads(&self) -> &Reads {
         &self.reads
+    }
+
+    /// As configured.
+    pub fn source(&self) -> &str {
+        &self.source
     }
 
     /// The text, fit for its place.

@@ -3,7 +3,9 @@
 use serde::{Deserialize, Serialize};
 
 use crate::journal::StartKey;
+use crate::journal::replay::add_needs;
 use crate::saga::record::{Change, RECORD_VERSION, Record};
+use crate::saga::step_states::StepStates;
 use crate::saga::{Reply, SagaState};
 
 /// The keys, under the configured prefix.
@@ -31,6 +33,11 @@ impl Keys {
 
     pub(super) fn saga(&self, saga: &str) -> String {
         format!("{}/saga/{saga}", self.prefix)
+    }
+
+    /// What is left for a while of a saga that has ended. No scan reads it.
+    pub(super) fn ended(&self, saga: &str) -> String {
+        format!("{}/ended/{saga}", self.prefix)
     }
 
     pub(super) fn records(&self, saga: &str) -> String {
@@ -74,8 +81,17 @@ pub(super) fn last_part(key: &str) -> &str {
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub(super) struct VmRow {
     pub(super) version: u32,
+    /// What whoever reads it must know.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub(super) needs: Vec<String>,
     /// Hash of the definitions under which its sagas begin.
     pub(super) definitions: String,
+}
+
+/// What every version says of a head in the same way.
+#[derive(Debug, Deserialize)]
+pub(super) struct Owned {
+    pub(super) owner: String,
 }
 
 /// Whose a saga is, and where it is. Its records have keys of their own.
@@ -83,6 +99,9 @@ pub(super) struct VmRow {
 pub(super) struct Head {
     /// [`RECORD_VERSION`] of whoever wrote it last.
     pub(super) version: u32,
+    /// What any of its records needs, and the head itself.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub(super) needs: Vec<String>,
     /// Name of the VM that may write and send for it.
     pub(super) owner: String,
     /// Raised by every takeover.
@@ -91,6 +110,9 @@ pub(super) struct Head {
     pub(super) sequence: u64,
     /// Where the saga is.
     pub(super) state: SagaState,
+    /// Where its steps are. The first version did not say so.
+    #[serde(default, skip_serializing_if = "StepStates::is_empty")]
+    pub(super) steps: StepStates,
     /// Hash of the definitions under which it began.
     pub(super) definitions: String,
     /// Of the client's request, if it has one.
@@ -116,6 +138,9 @@ fn is_zero(number: &u32) -> bool {
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub(super) struct StartRow {
     pub(super) version: u32,
+    /// What whoever reads it must know.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub(super) needs: Vec<String>,
     /// Id of the saga.
     pub(super) saga: String,
     /// As in [`StartKey::request`].
@@ -127,14 +152,18 @@ pub(super) struct StartRow {
 
 impl StartRow {
     pub(super) fn new(start: &StartKey, saga: &str, reply: Option<Reply>) -> StartRow {
-        StartRow { version: RECORD_VERSION, saga: saga.to_owned(), request: start.request.clone(), reply }
+        let (saga, request) = (saga.to_owned(), start.request.clone());
+        StartRow { version: RECORD_VERSION, needs: Vec::new(), saga, request, reply }
     }
 }
 
 impl Head {
     /// After this record.
     pub(super) fn after(mut self, record: &Record) -> Head {
+        self.version = RECORD_VERSION;
         self.sequence = record.sequence;
+        add_needs(&mut self.needs, record);
+        self.steps.take(record);
         for change in &record.changes {
             match change {
                 Change::Compensating(_) => self.state = SagaState::Compensating,

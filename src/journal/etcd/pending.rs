@@ -71,11 +71,13 @@ impl Pending {
             // Only its start key is kept.
             return Vec::new();
         }
-        let head = match tombstone {
-            true => Request::put(&key, encode(&self.head), lease),
-            false => Request::delete(&key),
-        };
-        let records = Request::delete_under(&keys.records(saga));
-        if planted(Planted::RecordsLeftBehind) { vec![head] } else { vec![head, records] }
+        let mut requests = vec![Request::delete(&key)];
+        if tombstone {
+            requests.push(Request::put(&keys.ended(saga), encode(&self.head), lease));
+        }
+        if !planted(Planted::RecordsLeftBehind) {
+            requests.push(Request::delete_under(&keys.records(saga)));
+        }
+        requests
     }
 }

@@ -6,10 +6,10 @@ use super::EtcdJournal;
 use super::answer::Answer;
 use super::api::{Compare, KeyValue, Request, Txn, TxnAnswer};
 use super::group::{Readiness, Wish};
-use super::kept::{Head, Keys, VmRow, last_part};
+use super::kept::{Head, Keys, Owned, VmRow, last_part};
 use super::session::failure;
 use super::takeover::Candidate;
-use crate::journal::replay::{self, Unreadable};
+use crate::journal::replay::Unreadable;
 use crate::planted::{Planted, planted};
 
 /// Sagas in one answer.
@@ -75,7 +75,7 @@ impl EtcdJournal {
         }
         let living: BTreeSet<String> = vms.iter().filter_map(name).collect();
         for vm in vms {
-            page.is_referred_to(replay::parse(&vm.value.0).map(|row: VmRow| row.definitions).ok());
+            page.is_referred_to(self.reader.parse(&vm.value.0).map(|row: VmRow| row.definitions).ok());
         }
         for found in sagas {
             self.look_at(found, &living, &mut page);
@@ -93,11 +93,16 @@ impl EtcdJournal {
 
     fn look_at(&mut self, found: &KeyValue, living: &BTreeSet<String>, page: &mut Page) {
         let key = String::from_utf8_lossy(&found.key.0).into_owned();
-        let head: Head = match replay::parse(&found.value.0) {
+        let head: Head = match self.reader.parse(&found.value.0) {
             Ok(head) => head,
             Err(why) => {
                 page.unreferenced = None;
-                return self.report(key, &why);
+                let owner = serde_json::from_slice(&found.value.0).ok().map(|Owned { owner }| owner);
+                let is_owned = why.is_for_others() && owner.is_some_and(|owner| living.contains(&owner));
+                if !is_owned {
+                    self.report(key, &why);
+                }
+                return;
             }
         };
         page.is_referred_to(Some(head.definitions.clone()));
@@ -112,26 +117,30 @@ impl EtcdJournal {
 
     /// What is not ours to touch is told once.
     fn report(&mut self, key: String, why: &Unreadable) {
-        if !self.is_news(&key) {
-            return;
+        if why.is_for_others() {
+            self.leave_alone(key, &why.to_string());
+        } else if self.is_news(&key) {
+            self.news.quarantined.push((key, why.to_string()));
         }
-        match why {
-            Unreadable::OtherVersion(_) => log::warn!("{key}: {why}; it is for a module that knows it"),
-            Unreadable::Damaged(_) => self.news.quarantined.push((key, why.to_string())),
+    }
+
+    /// What is for a module that knows more is told once.
+    pub(super) fn leave_alone(&mut self, key: String, why: &str) {
+        if self.is_news(&key) {
+            log::warn!("{key}: {why}; it is for a module that knows it");
+            let saga = key.strip_prefix(&self.keys.sagas()).unwrap_or(&key).to_owned();
+            self.news.left_alone.push((saga, why.to_owned()));
         }
+    }
+
+    /// Whether it was told that something is not for this module.
+    pub(super) fn is_left_alone(&self, saga: &str) -> bool {
+        self.scan.reported.contains(&self.keys.saga(saga))
     }
 
     /// Nothing was told of this key yet, and there is room to remember that something is.
     fn is_news(&mut self, key: &str) -> bool {
         self.scan.reported.len() < MAX_REPORTED && self.scan.reported.insert(key.to_owned())
-    }
-
-    /// A saga that this VM cannot resume is told once.
-    pub(super) fn leave_to_others(&mut self, saga: &str, why: &str) {
-        let key = self.keys.saga(saga);
-        if self.is_news(&key) {
-            log::error!("{key} has no owner, and cannot be resumed here: {why}; it waits for a module that can");
-        }
     }
 
     pub(super) fn forget_txn(&self, hash: &str, revision: i64) -> Readiness {

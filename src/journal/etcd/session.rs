@@ -134,7 +134,7 @@ impl Session {
     /// refers to sees that.
     fn register(&self, keys: &Keys, (hash, definitions): (&str, &[u8]), lease: i64) -> Txn {
         let key = keys.vm(&self.name());
-        let row = VmRow { version: RECORD_VERSION, definitions: hash.to_owned() };
+        let row = VmRow { version: RECORD_VERSION, needs: Vec::new(), definitions: hash.to_owned() };
         Txn {
             compare: vec![Compare::created(&key, 0)],
             success: vec![

@@ -8,7 +8,7 @@ use super::EtcdJournal;
 use super::api::{KeyValue, Request, Txn, TxnAnswer};
 use super::group::{Readiness, Wish};
 use super::kept::{Head, StartRow};
-use crate::journal::replay::{self, Unreadable};
+use crate::journal::replay::{Reader, Unreadable};
 use crate::journal::{Found, OpenSaga, StartKey};
 use crate::planted::{Planted, planted};
 use crate::saga::Millis;
@@ -89,12 +89,17 @@ impl EtcdJournal {
 
     pub(super) fn looked(&mut self, start: &StartKey, answer: &TxnAnswer, now: Millis) {
         let Some(look) = self.looks.looks.get_mut(&name(start)) else { return };
-        let parsed = read(answer.found(0).first()).and_then(|row| Ok((row, read(answer.found(1).first())?)));
+        let reader = self.reader;
+        let parsed =
+            read(answer.found(0).first(), reader).and_then(|row| Ok((row, read(answer.found(1).first(), reader)?)));
         let (row, head): (Option<StartRow>, Option<Head>) = match parsed {
             Ok(parsed) => parsed,
             Err(why) => {
                 log::error!("what has begun under the start key {}: {why}", start.key);
                 look.found = Some(Answered { found: Found::Unreadable, at: now, told_at: None });
+                if why.is_for_others() {
+                    self.leave_alone(self.keys.start(start), &why.to_string());
+                }
                 return;
             }
         };
@@ -123,8 +128,8 @@ impl EtcdJournal {
 }
 
 /// None: there is nothing.
-fn read<T: DeserializeOwned>(found: Option<&KeyValue>) -> Result<Option<T>, Unreadable> {
-    found.map(|found| replay::parse(&found.value.0)).transpose()
+fn read<T: DeserializeOwned>(found: Option<&KeyValue>, reader: Reader) -> Result<Option<T>, Unreadable> {
+    found.map(|found| reader.parse(&found.value.0)).transpose()
 }
 
 fn name(start: &StartKey) -> (String, String) {

@@ -18,6 +18,8 @@ use super::write::Kept;
 use crate::definition::Definition;
 use crate::journal::replay::{self, NoDefinitions};
 use crate::planted::{Planted, planted};
+use crate::saga::record::RECORD_VERSION;
+use crate::saga::step_states::StepStates;
 use crate::saga::{Millis, SagaId};
 
 /// A VM that dies within so long after it has resumed a saga may have died of it.
@@ -86,7 +88,10 @@ impl EtcdJournal {
             self.takeovers.definitions.get(&candidate.head.definitions)
         {
             let why = why.clone();
-            return self.leave_to_others(&candidate.saga, &why);
+            return self.leave_alone(self.keys.saga(&candidate.saga), &why);
+        }
+        if self.is_left_alone(&candidate.saga) {
+            return;
         }
         if candidate.head.on_probation && self.has_suspect() {
             self.takeovers.more_suspects = true;
@@ -110,7 +115,7 @@ impl EtcdJournal {
 
     /// The head of a saga once it is ours.
     fn heir(&self, candidate: &Candidate) -> Head {
-        let mut head = candidate.head.clone();
+        let mut head = Head { version: RECORD_VERSION, ..candidate.head.clone() };
         head.suspicion = if head.on_probation { head.suspicion.saturating_add(1) } else { 0 };
         if head.suspicion >= MAX_SUSPICION {
             let why = format!("{MAX_SUSPICION} owners in a row have died soon after they had resumed it");
@@ -130,7 +135,7 @@ impl EtcdJournal {
             // It is taken over to be set aside.
             Some(Ok(_) | Err(NoDefinitions::Gone(_))) => {}
             Some(Err(NoDefinitions::ForOthers(why))) => {
-                self.leave_to_others(&candidate.saga, &why);
+                self.leave_alone(self.keys.saga(&candidate.saga), &why);
                 self.is_not_being_taken(&candidate.saga);
                 self.look_for_more_suspects();
                 return Readiness::Moot;
@@ -184,7 +189,18 @@ impl EtcdJournal {
         let (sequence, epoch, definitions) = (heir.sequence, heir.epoch, heir.definitions.clone());
         self.sagas.insert(saga.clone(), Kept::taken(heir, revision));
         self.takeovers.probations.push_back((now.saturating_add(PROBATION_MS), saga.clone()));
-        let records = replay::records(answer.found(1).iter().map(|record| record.value.0.as_slice()), sequence);
+        let records = self.reader.records(answer.found(1).iter().map(|record| record.value.0.as_slice()), sequence);
+        if let Err(why) = &records
+            && why.is_for_others()
+        {
+            // Its head should have said so.
+            self.leave_alone(self.keys.saga(saga), &why.to_string());
+            return self.give_back(saga, candidate.head.owner.clone());
+        }
+        if let (Ok(records), Some(kept)) = (&records, self.sagas.get_mut(saga)) {
+            // The first version's heads say nothing of steps.
+            kept.head.steps = StepStates::of(records);
+        }
         let hash = if planted(Planted::ResumedUnderOwnDefinition) { &self.definitions.0 } else { &definitions };
         let known = self.takeovers.definitions.get(hash).and_then(Option::as_ref);
         let orphan = match (records, known) {
@@ -206,7 +222,7 @@ impl EtcdJournal {
         let (own, text) = &self.definitions;
         if hash == own || planted(Planted::ResumedUnderOwnDefinition) {
             let entry = self.takeovers.definitions.entry(own.clone());
-            return entry.or_insert_with(|| Some(replay::definitions(text))).clone();
+            return entry.or_insert_with(|| Some(replay::definitions(text, self.reader))).clone();
         }
         if let Some(definitions) = self.takeovers.definitions.get(hash) {
             return definitions.clone();
@@ -230,7 +246,7 @@ impl EtcdJournal {
 
     pub(super) fn definitions_read(&mut self, hash: &str, answer: &TxnAnswer) {
         let definitions = match answer.found(0).first() {
-            Some(found) => replay::definitions(&found.value.0),
+            Some(found) => replay::definitions(&found.value.0, self.reader),
             None => Err(NoDefinitions::Gone("the definitions under which it began are gone".to_owned())),
         };
         self.takeovers.definitions.insert(hash.to_owned(), Some(definitions));

@@ -103,7 +103,7 @@ impl Vm {
     }
 
     fn begins_under(&mut self, saga: &str, start: Option<&StartKey>) -> Acknowledgement {
-        let record = Record { version: RECORD_VERSION, sequence: 1, changes: vec![begun(saga, self.now)] };
+        let record = Record::new(1, vec![begun(saga, self.now)]);
         self.journal.write(&mut Shared, Entry { saga, epoch: 1, record: &record, start, now: self.now })
     }
 
@@ -160,10 +160,12 @@ fn nested(responses: &[Json]) -> Json {
 fn head(journal: &EtcdJournal) -> Head {
     Head {
         version: RECORD_VERSION,
+        needs: Vec::new(),
         owner: "gone.0".to_owned(),
         epoch: 1,
         sequence: 1,
         state: SagaState::Running,
+        steps: Default::default(),
         definitions: journal.definitions.0.clone(),
         start: None,
         on_probation: false,
@@ -242,7 +244,7 @@ fn sizes(calls: &[JournalCall]) -> Vec<usize> {
 
 /// The records of a saga after its begin.
 fn writes(vm: &mut Vm, saga: &str, start: &StartKey, change: Change) -> Acknowledgement {
-    let record = Record { version: RECORD_VERSION, sequence: 2, changes: vec![change] };
+    let record = Record::new(2, vec![change]);
     let entry = Entry { saga, epoch: 1, record: &record, start: Some(start), now: vm.now };
     vm.journal.write(&mut Shared, entry)
 }
@@ -283,7 +285,9 @@ fn a_saga_that_has_sent_nothing_leaves_its_start_key_to_the_next_and_refuses_lat
         let deleted =
             |key: &str| done.contains(&format!(r#"{{"request_delete_range":{{"key":"{}"}}}}"#, STANDARD.encode(key)));
         assert!(deleted("sagabox/start/k"), "{done}");
-        assert_eq!(deleted("sagabox/saga/two"), !is_repeated, "{done}");
+        assert!(deleted("sagabox/saga/two"), "{done}");
+        let ended = STANDARD.encode("sagabox/ended/two");
+        assert_eq!(done.contains(&format!(r#"{{"request_put":{{"key":"{ended}""#)), is_repeated, "{done}");
         assert_eq!(done.contains(r#""lease":"7""#), is_repeated, "what is left goes with a lease: {done}");
     }
 }
@@ -291,7 +295,7 @@ fn a_saga_that_has_sent_nothing_leaves_its_start_key_to_the_next_and_refuses_lat
 #[test]
 fn what_cannot_be_read_under_a_start_key_is_not_taken_for_nothing() {
     let start = StartKey { key: "k".to_owned(), request: "r".to_owned() };
-    for row in [r#"{"version": 2, "of_the_future": 1}"#, "no row"] {
+    for row in [r#"{"version": 3, "of_the_future": 1}"#, "no row"] {
         let mut vm = Vm::new(|_| {}, 10);
         assert_eq!(vm.journal.look(&Shared, &start, vm.now), Found::Asked);
         let look = vm.asks_one(TXN);
@@ -340,4 +344,20 @@ fn nothing_that_is_looked_for_piles_up_without_a_token() {
     let start = StartKey { key: "a".to_owned(), request: "r".to_owned() };
     assert_eq!(vm.journal.look(&Shared, &start, vm.now), Found::Asked);
     assert_eq!(sizes(&vm.asks()), [1]);
+}
+
+#[test]
+fn what_was_set_aside_by_hand_is_not_overwritten_by_its_owner() {
+    let (mut vm, begin) = beginner();
+    vm.hears(&begin, 200, &nested(&[json!({}), json!({})]));
+    let start = StartKey { key: "k".to_owned(), request: "r".to_owned() };
+    assert_eq!(writes(&mut vm, "one", &start, Change::Skipped { step: 0 }), Acknowledgement::Pending);
+    let write = vm.asks_for_sagas().remove(0);
+    let by_hand = Head { owner: "vm.0".to_owned(), quarantined: Some("why".to_owned()), ..head(&vm.journal) };
+    let found_head = found(&[("sagabox/saga/one".to_owned(), encode(&by_hand))]);
+    let found_vm = found(&[("sagabox/vm/vm.0".to_owned(), Vec::new())]);
+    let failed = json!({"response_txn": {"succeeded": false, "responses": [found_head, found_vm]}});
+    let news = vm.hears(&write, 200, &json!({"header": {"revision": "9"}, "succeeded": true, "responses": [failed]}));
+    assert_eq!(acknowledgements(&news), [Acknowledgement::Lost]);
+    assert!(vm.asks_for_sagas().is_empty());
 }

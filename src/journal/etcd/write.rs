@@ -9,6 +9,7 @@ use super::standing::{Standing, found_revision, named_by_start, standing};
 use crate::journal::{Acknowledgement, Entry};
 use crate::planted::{Planted, planted};
 use crate::saga::record::RECORD_VERSION;
+use crate::saga::step_states::StepStates;
 use crate::saga::{Millis, SagaId, SagaState};
 
 /// A saga that is ours, or that is about to be.
@@ -24,6 +25,8 @@ pub(super) struct Kept {
     /// Its begin was repeated, so a copy of it may arrive after the saga's end. Its start key refuses that, or else what is
     /// left of it until then.
     begun_twice: bool,
+    /// Only another module can read it: it gets its old owner back.
+    pub(super) is_given_back: bool,
 }
 
 /// What becomes of a saga whose VM has lost its lease.
@@ -38,7 +41,7 @@ pub(super) enum AfterTheLease {
 
 impl Kept {
     pub(super) fn taken(head: Head, revision: i64) -> Kept {
-        Kept { head, revision, pending: None, head_under_way: false, begun_twice: false }
+        Kept { head, revision, pending: None, head_under_way: false, begun_twice: false, is_given_back: false }
     }
 
     pub(super) fn is_being_written(&self) -> bool {
@@ -94,11 +97,13 @@ impl EtcdJournal {
         }
         let head = Head {
             version: RECORD_VERSION,
+            needs: Vec::new(),
             // Whoever it is when it is written.
             owner: String::new(),
             epoch: entry.epoch,
             sequence: 0,
             state: SagaState::Running,
+            steps: StepStates::default(),
             definitions: self.definitions.0.clone(),
             start: entry.start.cloned(),
             on_probation: false,
@@ -106,7 +111,7 @@ impl EtcdJournal {
             quarantined: None,
         };
         let pending = Some(Pending::of(entry.record, head.clone()));
-        let kept = Kept { head, revision: 0, pending, head_under_way: false, begun_twice: false };
+        let kept = Kept { head, revision: 0, pending, head_under_way: false, begun_twice: false, is_given_back: false };
         self.sagas.insert(entry.saga.to_owned(), kept);
         self.queue.wants_session = true;
         if entry.start.is_some() {
@@ -133,7 +138,10 @@ impl EtcdJournal {
             return Readiness::Ready(txn);
         }
         if kept.revision == 0 {
-            txn.compare.extend([Compare::created(&saga_key, 0), Compare::created(&vm_key, registered)]);
+            // A copy of a begin may arrive after the saga's end.
+            let (never_begun, never_ended) =
+                (Compare::created(&saga_key, 0), Compare::created(&self.keys.ended(saga), 0));
+            txn.compare.extend([never_begun, never_ended, Compare::created(&vm_key, registered)]);
         } else if !planted(Planted::WrittenWithoutComparing) {
             txn.compare.push(Compare::unchanged(&saga_key, kept.revision));
         }
@@ -192,7 +200,8 @@ impl EtcdJournal {
         let was_looked_for = kept.pending.as_mut().is_some_and(|pending| std::mem::take(&mut pending.is_looked_for));
         let Some(pending) = &kept.pending else { return };
         let sequence = pending.sequence;
-        let standing = if answer.succeeded { Standing::Written } else { standing(saga, kept, pending, answer) };
+        let standing =
+            if answer.succeeded { Standing::Written } else { standing(saga, kept, pending, answer, self.reader) };
         match standing {
             Standing::Written => {
                 let revision = if answer.succeeded { revision } else { found_revision(answer).unwrap_or(revision) };
@@ -215,7 +224,8 @@ impl EtcdJournal {
                 // One that was looked for may have begun, and been taken over, and ended.
                 let never = !was_looked_for && kept.certainly_never_written();
                 // A start key that cannot be read is somebody's, too.
-                let key_taken = !answer.found(2).is_empty() && named_by_start(answer).as_deref() != Some(saga);
+                let key_taken =
+                    !answer.found(2).is_empty() && named_by_start(answer, self.reader).as_deref() != Some(saga);
                 if begin && key_taken {
                     self.sagas.remove(saga);
                     self.tell_fate(saga, sequence, Acknowledgement::KeyTaken);
@@ -323,12 +333,20 @@ impl EtcdJournal {
             None => log::warn!("the head of saga {saga} was not written: somebody else has"),
         }
         let writes = kept.pending.is_some();
-        if kept.head.quarantined.is_some() {
+        if kept.head.quarantined.is_some() || kept.is_given_back {
             self.sagas.remove(saga);
         } else if writes {
             self.wish(Wish::Write(saga.to_owned()));
         }
         self.end_probations(now);
+    }
+
+    /// Gives a saga back to its old owner, which is gone: who can read it takes it over.
+    pub(super) fn give_back(&mut self, saga: &str, owner: String) {
+        let Some(kept) = self.sagas.get_mut(saga) else { return };
+        (kept.head.owner, kept.head.on_probation) = (owner, false);
+        (kept.is_given_back, kept.head_under_way) = (true, true);
+        self.wish(Wish::Head(saga.to_owned()));
     }
 
     /// Marks a saga as one that nobody resumes.

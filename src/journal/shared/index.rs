@@ -9,9 +9,10 @@ use serde::{Deserialize, Serialize};
 use super::row::{bucket_key, slot_key};
 use super::slot::{Ended, Slot};
 use super::{MAX_TRIES, Place};
-use crate::journal::replay::Unreadable;
+use crate::journal::replay::Reader;
 use crate::journal::{Found, OpenSaga, SharedData, StartKey};
 use crate::planted::{Planted, planted};
+use crate::saga::record::RECORD_VERSION;
 
 /// More than sagas are retained by default would want a longer line in each, not more of them.
 const BUCKETS: u32 = 4_096;
@@ -19,6 +20,12 @@ const BUCKETS: u32 = 4_096;
 /// A line.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 struct Line {
+    /// [`RECORD_VERSION`] of whoever wrote it; the first version did not say so.
+    #[serde(default = "first_version")]
+    version: u32,
+    /// What whoever reads it must know.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    needs: Vec<String>,
     #[serde(flatten)]
     start: StartKey,
     saga: String,
@@ -37,8 +44,47 @@ fn lines(bytes: &[u8]) -> Vec<String> {
     String::from_utf8_lossy(bytes).lines().map(str::to_owned).collect()
 }
 
-fn parsed(line: &str) -> Option<Line> {
+fn first_version() -> u32 {
+    1
+}
+
+/// What every version says of a line in the same way.
+#[derive(Deserialize)]
+struct Named {
+    key: String,
+    #[serde(default = "first_version")]
+    version: u32,
+    #[serde(default)]
+    needs: Vec<String>,
+}
+
+/// Whose key a line has; none where it is no line.
+fn named(line: &str) -> Option<Named> {
     serde_json::from_str(line).ok()
+}
+
+fn is_of(line: &str, key: &str) -> bool {
+    named(line).is_some_and(|named| named.key == key)
+}
+
+/// What stands under a key.
+enum Under {
+    Line(Line),
+    /// Another module has begun a saga under it.
+    Unreadable,
+    Nothing,
+}
+
+fn under(lines: &[String], key: &str, reader: Reader) -> Under {
+    let Some((line, named)) =
+        lines.iter().filter_map(|line| Some((line, named(line)?))).find(|(_, named)| named.key == key)
+    else {
+        return Under::Nothing;
+    };
+    if reader.may_read(named.version.into(), named.needs).is_err() {
+        return Under::Unreadable;
+    }
+    serde_json::from_str(line).map_or(Under::Nothing, Under::Line)
 }
 
 /// What the slot of a line holds.
@@ -51,21 +97,24 @@ enum Held {
     Nothing,
 }
 
-fn held(store: &impl SharedData, line: &Line) -> Held {
+fn held(store: &impl SharedData, line: &Line, reader: Reader) -> Held {
     let bytes = store.shared(&slot_key(line.row, line.slot)).map(|(bytes, _)| bytes).unwrap_or_default();
-    match Slot::parse(&bytes) {
+    match Slot::parse(&bytes, reader) {
         Ok(slot) if slot.head.saga == line.saga => Held::Saga(Box::new(slot)),
-        Err(Unreadable::OtherVersion(_)) => Held::Unreadable,
-        Ok(_) | Err(Unreadable::Damaged(_)) => Held::Nothing,
+        Err(why) if why.is_for_others() => Held::Unreadable,
+        Ok(_) | Err(_) => Held::Nothing,
     }
 }
 
 /// What has become of the saga that has begun under a key.
-pub(super) fn find(store: &impl SharedData, start: &StartKey) -> Found {
+pub(super) fn find(store: &impl SharedData, start: &StartKey, reader: Reader) -> Found {
     let Some((bytes, _)) = store.shared(&bucket_of(start)) else { return Found::Nothing };
-    let found = lines(&bytes).iter().filter_map(|line| parsed(line)).find(|line| line.start.key == start.key);
-    let Some(line) = found else { return Found::Nothing };
-    let slot = match held(store, &line) {
+    let line = match under(&lines(&bytes), &start.key, reader) {
+        Under::Line(line) => line,
+        Under::Unreadable => return Found::Unreadable,
+        Under::Nothing => return Found::Nothing,
+    };
+    let slot = match held(store, &line, reader) {
         Held::Saga(slot) => slot,
         Held::Unreadable => return Found::Unreadable,
         Held::Nothing => return Found::Nothing,
@@ -83,8 +132,10 @@ pub(super) fn find(store: &impl SharedData, start: &StartKey) -> Found {
 }
 
 /// Names a saga under its key. False: another has begun under it before.
-pub(super) fn insert(store: &mut impl SharedData, start: &StartKey, saga: &str, place: Place) -> bool {
-    let new = Line { start: start.clone(), saga: saga.to_owned(), row: place.row, slot: place.slot };
+pub(super) fn insert(store: &mut impl SharedData, start: &StartKey, saga: &str, place: Place, reader: Reader) -> bool {
+    let Place { row, slot } = place;
+    let (version, needs) = (RECORD_VERSION, Vec::new());
+    let new = Line { version, needs, start: start.clone(), saga: saga.to_owned(), row, slot };
     // Nothing in a line can fail to become JSON.
     let new = serde_json::to_string(&new).unwrap_or_default();
     let key = bucket_of(start);
@@ -94,11 +145,12 @@ pub(super) fn insert(store: &mut impl SharedData, start: &StartKey, saga: &str, 
             None => (Vec::new(), None),
         };
         let mut lines = lines(&bytes);
-        let same = |line: &String| parsed(line).filter(|line| line.start.key == start.key);
-        if lines.iter().filter_map(same).any(|line| !matches!(held(store, &line), Held::Nothing)) {
-            return false;
+        match under(&lines, &start.key, reader) {
+            Under::Line(line) if matches!(held(store, &line, reader), Held::Nothing) => {}
+            Under::Line(_) | Under::Unreadable => return false,
+            Under::Nothing => {}
         }
-        lines.retain(|line| same(line).is_none());
+        lines.retain(|line| !is_of(line, &start.key));
         lines.push(new.clone());
         if store.set_shared(&key, lines.join("\n").as_bytes(), version).is_ok() {
             return true;
@@ -107,20 +159,26 @@ pub(super) fn insert(store: &mut impl SharedData, start: &StartKey, saga: &str, 
     false
 }
 
-/// Whether a key names this saga in this place.
-pub(super) fn names(store: &impl SharedData, start: &StartKey, saga: &str, place: Place) -> bool {
+/// Whether a key names this saga in this place; also where that cannot be read, so that nothing is thrown away.
+pub(super) fn names(store: &impl SharedData, start: &StartKey, saga: &str, place: Place, reader: Reader) -> bool {
     let Some((bytes, _)) = store.shared(&bucket_of(start)) else { return false };
-    let found = lines(&bytes).iter().filter_map(|line| parsed(line)).find(|line| line.start.key == start.key);
-    found.is_some_and(|line| line.saga == saga && (line.row, line.slot) == (place.row, place.slot))
+    match under(&lines(&bytes), &start.key, reader) {
+        Under::Line(line) => line.saga == saga && (line.row, line.slot) == (place.row, place.slot),
+        Under::Unreadable => true,
+        Under::Nothing => false,
+    }
 }
 
 /// Forgets the key of a saga.
-pub(super) fn remove(store: &mut impl SharedData, start: &StartKey, saga: &str) {
+pub(super) fn remove(store: &mut impl SharedData, start: &StartKey, saga: &str, reader: Reader) {
     let key = bucket_of(start);
     for _ in 0..MAX_TRIES {
         let Some((bytes, version)) = store.shared(&key) else { return };
         let mut lines = lines(&bytes);
-        lines.retain(|line| parsed(line).is_none_or(|line| line.start.key != start.key || line.saga != saga));
+        match under(&lines, &start.key, reader) {
+            Under::Line(line) if line.saga == saga => lines.retain(|line| !is_of(line, &start.key)),
+            Under::Line(_) | Under::Unreadable | Under::Nothing => return,
+        }
         if store.set_shared(&key, lines.join("\n").as_bytes(), Some(version)).is_ok() {
             return;
         }

@@ -5,6 +5,7 @@ use std::collections::BTreeSet;
 use super::retained::Retained;
 use super::row::{Row, RowState, configuration_key, row_key, slot_key};
 use super::{MAX_ROWS, MAX_TRIES, Place, SharedJournal};
+use crate::journal::replay::Reader;
 use crate::journal::{SharedData, Version};
 
 #[derive(Debug)]
@@ -25,9 +26,9 @@ impl SharedJournal {
     pub(super) fn own_row(&mut self, store: &mut impl SharedData) -> Option<&mut OwnRow> {
         if self.own.is_none() {
             let row = Row::new(self.name());
-            let number = (0..MAX_ROWS).find(|number| claim(store, *number, &row))?;
+            let number = (0..MAX_ROWS).find(|number| claim(store, *number, &row, self.reader))?;
             // What this says holds only for sagas of this row, and none is in it yet.
-            overwrite(store, &configuration_key(number), &self.configuration);
+            overwrite(store, &configuration_key(number), &self.definitions);
             let written = row.encode();
             self.own = Some(OwnRow { number, row, written, free: BTreeSet::new(), slots: 0 });
         }
@@ -98,12 +99,12 @@ impl SharedJournal {
 
 /// Takes a row that is free or does not exist. A row is passed over only where another VM has it: who looks at all rows
 /// stops at the first that does not exist.
-fn claim(store: &mut impl SharedData, number: u32, row: &Row) -> bool {
+fn claim(store: &mut impl SharedData, number: u32, row: &Row, reader: Reader) -> bool {
     for _ in 0..MAX_TRIES {
         let read = match store.shared(&row_key(number)) {
             None => None,
-            Some((bytes, version)) => match Row::parse(&bytes) {
-                Some(Row { state: RowState::Free, .. }) => Some(version),
+            Some((bytes, version)) => match Row::parse(&bytes, reader) {
+                Ok(Row { state: RowState::Free, .. }) => Some(version),
                 _ => return false,
             },
         };

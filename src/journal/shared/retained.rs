@@ -78,7 +78,7 @@ impl SharedJournal {
     pub(super) fn forget_past(&mut self, store: &mut impl SharedData, now: Millis) {
         while let Some((saga, retained)) = self.retained.pop_past(&self.bounds, now) {
             // In this order: a key that names a slot without its saga counts as none.
-            index::remove(store, &retained.start, &saga);
+            index::remove(store, &retained.start, &saga, self.reader);
             let emptied = self.update(store, retained.place, |_| Some(Vec::new()));
             if emptied.is_some() {
                 self.release(store, retained.place);

@@ -6,6 +6,7 @@
 use serde::{Deserialize, Serialize};
 
 use super::retained::Counts;
+use crate::journal::replay::{Reader, Unreadable};
 use crate::saga::record::RECORD_VERSION;
 
 /// Shared data is one map for every module without a `vm_id`, other people's included.
@@ -16,6 +17,9 @@ const PREFIX: &str = "sagabox";
 pub(super) struct Row {
     /// [`RECORD_VERSION`] of whoever wrote it.
     pub(super) version: u32,
+    /// What whoever reads it must know.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub(super) needs: Vec<String>,
     /// Whose sagas are in its slots: the VM's name, which is never used again.
     pub(super) vm: String,
     pub(super) state: RowState,
@@ -41,12 +45,20 @@ pub(super) enum RowState {
 
 impl Row {
     pub(super) fn new(vm: String) -> Row {
-        Row { version: RECORD_VERSION, vm, state: RowState::Serving, beat: 0, retained: Counts::default() }
+        Row {
+            version: RECORD_VERSION,
+            needs: Vec::new(),
+            vm,
+            state: RowState::Serving,
+            beat: 0,
+            retained: Counts::default(),
+        }
     }
 
-    /// None where the row was not written by a module that keeps the same records.
-    pub(super) fn parse(bytes: &[u8]) -> Option<Row> {
-        serde_json::from_slice(bytes).ok().filter(|row: &Row| row.version == RECORD_VERSION)
+    /// As it was written, by whatever version. What changes in it is written in this module's.
+    pub(super) fn parse(bytes: &[u8], reader: Reader) -> Result<Row, Unreadable> {
+        let row: Row = reader.parse(bytes)?;
+        Ok(Row { version: RECORD_VERSION, ..row })
     }
 
     pub(super) fn encode(&self) -> Vec<u8> {

@@ -3,8 +3,9 @@
 use serde::{Deserialize, Serialize};
 
 use crate::journal::StartKey;
-use crate::journal::replay::{self, Unreadable};
+use crate::journal::replay::{Reader, Unreadable, add_needs};
 use crate::saga::record::{Change, RECORD_VERSION, Record};
+use crate::saga::step_states::StepStates;
 use crate::saga::{Millis, Reply, SagaState};
 
 /// The first line.
@@ -12,6 +13,9 @@ use crate::saga::{Millis, Reply, SagaState};
 pub(super) struct Head {
     /// [`RECORD_VERSION`] of whoever wrote it last.
     pub(super) version: u32,
+    /// What any of its records needs, and the head itself.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub(super) needs: Vec<String>,
     /// Id of the saga.
     pub(super) saga: String,
     /// Name of the VM that may write and send for it.
@@ -22,6 +26,9 @@ pub(super) struct Head {
     pub(super) sequence: u64,
     /// Where the saga is.
     pub(super) state: SagaState,
+    /// Where its steps are. The first version did not say so.
+    #[serde(default, skip_serializing_if = "StepStates::is_empty")]
+    pub(super) steps: StepStates,
     /// Of the client's request, if it has one.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub(super) start: Option<StartKey>,
@@ -61,15 +68,27 @@ pub(super) struct Slot {
     pub(super) records: Vec<u8>,
 }
 
+impl Head {
+    /// What every record changes. It is written in this module's form.
+    fn takes(&mut self, record: &Record) {
+        self.version = RECORD_VERSION;
+        self.sequence = record.sequence;
+        add_needs(&mut self.needs, record);
+        self.steps.take(record);
+    }
+}
+
 impl Slot {
     pub(super) fn new(saga: &str, owner: &str, epoch: u32, start: Option<&StartKey>) -> Slot {
         let head = Head {
             version: RECORD_VERSION,
+            needs: Vec::new(),
             saga: saga.to_owned(),
             owner: owner.to_owned(),
             epoch,
             sequence: 0,
             state: SagaState::Running,
+            steps: StepStates::default(),
             start: start.cloned(),
             ended: None,
             resumed: None,
@@ -79,9 +98,9 @@ impl Slot {
         Slot { head, records: Vec::new() }
     }
 
-    pub(super) fn parse(bytes: &[u8]) -> Result<Slot, Unreadable> {
+    pub(super) fn parse(bytes: &[u8], reader: Reader) -> Result<Slot, Unreadable> {
         let mut lines = bytes.splitn(2, |byte| *byte == b'\n');
-        let head = replay::parse(lines.next().unwrap_or_default())?;
+        let head = reader.parse(lines.next().unwrap_or_default())?;
         Ok(Slot { head, records: lines.next().unwrap_or_default().to_vec() })
     }
 
@@ -94,7 +113,7 @@ impl Slot {
     }
 
     pub(super) fn append(&mut self, record: &Record) {
-        self.head.sequence = record.sequence;
+        self.head.takes(record);
         if record.changes.iter().any(|change| matches!(change, Change::Compensating(_))) {
             self.head.state = SagaState::Compensating;
         }
@@ -105,7 +124,9 @@ impl Slot {
 
     /// The saga has ended: of its records nothing is needed any more but the answer.
     pub(super) fn end(&mut self, record: &Record, now: Millis) {
-        self.head.sequence = record.sequence;
+        self.head.takes(record);
+        // Nothing that is left needs more than any module knows.
+        self.head.needs.clear();
         self.records.clear();
         for change in &record.changes {
             if let Change::Ended { state, reply, .. } = change {
@@ -115,8 +136,8 @@ impl Slot {
         }
     }
 
-    pub(super) fn records(&self) -> Result<Vec<Record>, Unreadable> {
+    pub(super) fn records(&self, reader: Reader) -> Result<Vec<Record>, Unreadable> {
         let lines = self.records.split(|byte| *byte == b'\n').filter(|line| !line.is_empty());
-        replay::records(lines, self.head.sequence)
+        reader.records(lines, self.head.sequence)
     }
 }

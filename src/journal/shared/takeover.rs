@@ -3,14 +3,19 @@
 use std::collections::BTreeSet;
 use std::sync::Arc;
 
+use serde::Deserialize;
+
 use super::retained::Counts;
 use super::row::{Row, RowState, configuration_key, row_key, slot_key};
 use super::slot::Slot;
 use super::{MAX_ROWS, MAX_TRIES, Place, SharedJournal, index};
 use crate::definition::Definition;
-use crate::journal::replay::{self, NoDefinitions, Unreadable};
+use crate::journal::replay::{self, NoDefinitions, Reader, Unreadable};
 use crate::journal::{Journal, News, Orphan, SharedData, Version};
 use crate::planted::{Planted, planted};
+use crate::saga::SagaId;
+use crate::saga::record::RECORD_VERSION;
+use crate::saga::step_states::StepStates;
 
 /// A VM is dead when its beat has not changed over so many of ours.
 const DEAD_AFTER_BEATS: u32 = 6;
@@ -18,6 +23,9 @@ const DEAD_AFTER_BEATS: u32 = 6;
 const SOON_BEATS: u64 = 10;
 /// So many VMs in a row that died soon after they had resumed a saga are enough.
 const MAX_SUSPICION: u32 = 3;
+
+/// Of what is left alone so much is told, each once.
+const MAX_TOLD: usize = 1_000;
 
 /// What was last seen of another VM.
 #[derive(Debug, PartialEq, Eq)]
@@ -38,11 +46,7 @@ pub(super) struct TakenRow {
 impl SharedJournal {
     /// Looks at every other VM, and takes over the sagas of those that are dead.
     pub(super) fn take_over(&mut self, store: &mut impl SharedData, tick: &mut News) {
-        let rows: Vec<(u32, Row, Version)> = (0..MAX_ROWS)
-            .map_while(|number| store.shared(&row_key(number)).map(|(bytes, version)| (number, bytes, version)))
-            // Rows of another version are for a VM that knows it.
-            .filter_map(|(number, bytes, version)| Row::parse(&bytes).map(|row| (number, row, version)))
-            .collect();
+        let rows = self.rows(store, tick);
         let own = self.own.as_ref().map(|own| own.number);
         let dead: BTreeSet<u32> =
             rows.iter().filter(|(number, row, _)| self.is_dead(*number, row)).map(|row| row.0).collect();
@@ -76,15 +80,47 @@ impl SharedJournal {
         }
     }
 
+    /// All rows that can be read.
+    fn rows(&mut self, store: &mut impl SharedData, tick: &mut News) -> Vec<(u32, Row, Version)> {
+        let all = (0..MAX_ROWS).map_while(|number| store.shared(&row_key(number)).map(|value| (number, value)));
+        let mut rows = Vec::new();
+        for (number, (bytes, version)) in all {
+            match Row::parse(&bytes, self.reader) {
+                Ok(row) => rows.push((number, row, version)),
+                // It is for a VM that knows more. As long as whoever wrote it lives, it changes.
+                Err(why) if why.is_for_others() => {
+                    if self.is_unchanged(number, &String::from_utf8_lossy(&bytes), 0) {
+                        self.leave_alone(&row_key(number), &why.to_string(), tick);
+                    }
+                }
+                Err(_) => {}
+            }
+        }
+        rows
+    }
+
+    /// What only another module can read is told once.
+    fn leave_alone(&mut self, what: &str, why: &str, tick: &mut News) {
+        if self.left_alone.len() < MAX_TOLD && self.left_alone.insert(what.to_owned()) {
+            log::warn!("{what} is left to a module that knows it: {why}");
+            tick.left_alone.push((what.to_owned(), why.to_owned()));
+        }
+    }
+
     /// Also remembers what was seen.
     fn is_dead(&mut self, number: u32, row: &Row) -> bool {
         if row.state != RowState::Serving || self.own.as_ref().is_some_and(|own| own.number == number) {
             self.watched.remove(&number);
             return false;
         }
-        let seen = self.watched.get(&number).filter(|seen| seen.vm == row.vm && seen.beat == row.beat);
+        self.is_unchanged(number, &row.vm, row.beat)
+    }
+
+    /// Whether a row has been like this for so long that its VM is dead. Also remembers what was seen.
+    fn is_unchanged(&mut self, number: u32, vm: &str, beat: u64) -> bool {
+        let seen = self.watched.get(&number).filter(|seen| seen.vm == vm && seen.beat == beat);
         let unchanged = seen.map_or(0, |seen| seen.unchanged.saturating_add(1));
-        self.watched.insert(number, Watched { vm: row.vm.clone(), beat: row.beat, unchanged });
+        self.watched.insert(number, Watched { vm: vm.to_owned(), beat, unchanged });
         unchanged >= if planted(Planted::TakenOverTooSoon) { 1 } else { DEAD_AFTER_BEATS }
     }
 
@@ -96,22 +132,19 @@ impl SharedJournal {
         died_at: Option<u64>,
         tick: &mut News,
     ) {
-        if self.left_to_others.contains(&row.vm) || self.own_row(store).is_none() {
+        if self.own_row(store).is_none() {
             return;
         }
         let own = self.own.as_ref().map_or(number, |own| own.number);
         let row_of = if planted(Planted::ResumedUnderOwnDefinition) { own } else { number };
-        let definitions = definitions(store, row_of);
+        let definitions = definitions(store, row_of, self.reader);
         let unused = store.shared(&slot_key(number, 0)).is_none();
-        if let Err(NoDefinitions::ForOthers(why)) = &definitions
-            && has_open_saga(store, number)
-        {
-            log::error!(
-                "the VM {} is dead, and its sagas cannot be resumed here: {why}; they wait for a module that can",
-                row.vm
-            );
-            self.left_to_others.insert(row.vm);
-            return;
+        if let Err(NoDefinitions::ForOthers(why)) = &definitions {
+            let open = open_sagas(store, number, self.reader);
+            if !open.is_empty() {
+                open.iter().for_each(|saga| self.leave_alone(saga, why, tick));
+                return;
+            }
         }
         row.state = if unused { RowState::Free } else { RowState::TakenBy(self.name()) };
         // Somebody else was quicker, or the VM lives after all.
@@ -125,7 +158,7 @@ impl SharedJournal {
             if store.shared(&slot_key(number, slot)).is_none() {
                 break;
             }
-            match self.take_slot(store, place, died_at) {
+            match self.take_slot(store, place, died_at, tick) {
                 Taken::Empty => {}
                 Taken::Kept => {
                     taken.open.insert(slot);
@@ -148,15 +181,19 @@ impl SharedJournal {
     }
 
     /// Writes ourselves into a slot.
-    fn take_slot(&self, store: &mut impl SharedData, place: Place, died_at: Option<u64>) -> Taken {
+    fn take_slot(&mut self, store: &mut impl SharedData, place: Place, died_at: Option<u64>, tick: &mut News) -> Taken {
         let key = slot_key(place.row, place.slot);
         let Some(beat) = self.own.as_ref().map(|own| own.row.beat) else { return Taken::Kept };
         for _ in 0..MAX_TRIES {
             let Some((bytes, version)) = store.shared(&key).filter(|(bytes, _)| !bytes.is_empty()) else {
                 return Taken::Empty;
             };
-            let mut slot = match Slot::parse(&bytes) {
+            let mut slot = match Slot::parse(&bytes, self.reader) {
                 Ok(slot) => slot,
+                Err(why) if why.is_for_others() => {
+                    self.leave_alone(&saga_of(&bytes).unwrap_or(key), &why.to_string(), tick);
+                    return Taken::Kept;
+                }
                 Err(why) => {
                     log::error!("{key}: {why}; it stays as it is");
                     return Taken::Kept;
@@ -165,9 +202,19 @@ impl SharedJournal {
             if slot.head.quarantined.is_some() {
                 return Taken::Kept;
             }
+            match slot.records(self.reader) {
+                Ok(records) if slot.head.version < RECORD_VERSION => slot.head.steps = StepStates::of(&records),
+                Err(why) if why.is_for_others() && slot.head.ended.is_none() => {
+                    self.leave_alone(&slot.head.saga, &why.to_string(), tick);
+                    return Taken::Kept;
+                }
+                _ => {}
+            }
+            slot.head.version = RECORD_VERSION;
             let head = &mut slot.head;
             // It never began: its VM died before anything was sent.
-            let nameless = head.start.as_ref().is_some_and(|start| !index::names(store, start, &head.saga, place));
+            let nameless =
+                head.start.as_ref().is_some_and(|start| !index::names(store, start, &head.saga, place, self.reader));
             if nameless {
                 match store.set_shared(&key, &[], Some(version)) {
                     Ok(()) => return Taken::Empty,
@@ -211,7 +258,7 @@ impl SharedJournal {
         let orphan = if slot.head.suspicion >= MAX_SUSPICION {
             Err(format!("{MAX_SUSPICION} VMs in a row have died soon after they had resumed it"))
         } else {
-            orphan(&slot, definitions)
+            orphan(&slot, definitions, self.reader)
         };
         match orphan {
             Err(why) => {
@@ -259,7 +306,9 @@ impl SharedJournal {
     fn free_row(&mut self, store: &mut impl SharedData, number: u32) {
         self.taken.remove(&number);
         let Some((bytes, version)) = store.shared(&row_key(number)) else { return };
-        let Some(mut row) = Row::parse(&bytes).filter(|row| row.state == RowState::TakenBy(self.name())) else {
+        let Some(mut row) =
+            Row::parse(&bytes, self.reader).ok().filter(|row| row.state == RowState::TakenBy(self.name()))
+        else {
             return;
         };
         row.state = RowState::Free;
@@ -278,23 +327,33 @@ enum Taken {
     Ended(Box<Slot>),
 }
 
-/// Whether a row has a saga that somebody has to go on with.
-fn has_open_saga(store: &impl SharedData, row: u32) -> bool {
+/// The sagas of a row that somebody has to go on with.
+fn open_sagas(store: &impl SharedData, row: u32, reader: Reader) -> Vec<SagaId> {
     let slots = (0..).map_while(|slot| store.shared(&slot_key(row, slot)));
-    let mut heads = slots.filter_map(|(bytes, _)| Slot::parse(&bytes).ok()).map(|slot| slot.head);
-    heads.any(|head| head.ended.is_none() && head.quarantined.is_none())
+    let heads = slots.filter_map(|(bytes, _)| Slot::parse(&bytes, reader).ok()).map(|slot| slot.head);
+    heads.filter(|head| head.ended.is_none() && head.quarantined.is_none()).map(|head| head.saga).collect()
+}
+
+/// The id of a saga whose slot cannot be read otherwise.
+fn saga_of(slot: &[u8]) -> Option<SagaId> {
+    #[derive(Deserialize)]
+    struct Named {
+        saga: SagaId,
+    }
+    let head = slot.split(|byte| *byte == b'\n').next()?;
+    serde_json::from_slice(head).ok().map(|Named { saga }| saga)
 }
 
 /// Definitions, or why they cannot be read.
 type Definitions = Result<Vec<Arc<Definition>>, NoDefinitions>;
 
 /// With which the sagas of a row began.
-fn definitions(store: &impl SharedData, row: u32) -> Definitions {
+fn definitions(store: &impl SharedData, row: u32, reader: Reader) -> Definitions {
     let (bytes, _) = store.shared(&configuration_key(row)).unwrap_or_default();
-    replay::definitions(&bytes)
+    replay::definitions(&bytes, reader)
 }
 
-fn orphan(slot: &Slot, definitions: &Definitions) -> Result<Orphan, String> {
-    let records = slot.records().map_err(|why: Unreadable| why.to_string())?;
+fn orphan(slot: &Slot, definitions: &Definitions, reader: Reader) -> Result<Orphan, String> {
+    let records = slot.records(reader).map_err(|why: Unreadable| why.to_string())?;
     replay::orphan(&records, definitions, slot.head.epoch)
 }

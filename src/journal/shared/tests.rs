@@ -8,10 +8,11 @@ use serde_json::{Value as Json, json};
 
 use super::*;
 use crate::journal::{Conflict, Version};
-use crate::saga::record::{Begun, Change, RECORD_VERSION, Record};
+use crate::saga::record::{Begun, Change, Record};
 use crate::saga::{Reply, SagaState, StepState};
 
 mod keys;
+mod stopped;
 
 type Values = BTreeMap<String, (Vec<u8>, Version)>;
 
@@ -83,11 +84,11 @@ fn begun(saga: &str, definition: &str) -> Record {
         who: None,
     };
     let in_flight = Change::InFlight { step: 0, request: None, compensation: None, at: None };
-    Record { version: RECORD_VERSION, sequence: 1, changes: vec![Change::Begun(begun), in_flight] }
+    Record::new(1, vec![Change::Begun(begun), in_flight])
 }
 
 fn later(sequence: u64, change: Change) -> Record {
-    Record { version: RECORD_VERSION, sequence, changes: vec![change] }
+    Record::new(sequence, vec![change])
 }
 
 fn compensating(sequence: u64) -> Record {
@@ -118,6 +119,7 @@ fn live(journals: &mut [&mut SharedJournal], shared: &mut Shared, beats: u32) ->
             all.lost.extend(tick.lost);
             all.orphans.extend(tick.orphans);
             all.quarantined.extend(tick.quarantined);
+            all.left_alone.extend(tick.left_alone);
         }
     }
     all
@@ -136,7 +138,7 @@ fn the_state_of_a_saga_can_be_read_at_any_time() {
     let lines: Vec<Json> = text.lines().map(|line| serde_json::from_str(line).unwrap()).collect();
     assert_eq!(
         lines[0],
-        json!({"version": 1, "saga": "s1", "owner": "a", "epoch": 1, "sequence": 2, "state": "compensating"})
+        json!({"version": 2, "saga": "s1", "owner": "a", "epoch": 1, "sequence": 2, "state": "compensating", "steps": "f"})
     );
     assert_eq!(lines[2]["changes"][0]["compensating"]["reason"], "late");
     assert_eq!(write(&mut a, &mut shared, "s1", 1, &ended(3)), Acknowledgement::Written);
@@ -282,12 +284,12 @@ fn a_conflict_is_no_loss_where_nobody_else_has_it() {
 #[test]
 fn what_cannot_be_read_harms_no_other_saga() {
     for (broken, seen) in [
-        ("{\"version\":2,\"new\":true}\n{}", false),
+        ("{\"version\":3,\"new\":true}\n{}", false),
         ("a stranger's", false),
         ("\u{0}", false),
         (
-            "{\"version\":1,\"saga\":\"s1\",\"owner\":\"a\",\"epoch\":1,\"sequence\":1,\"state\":\"running\"}\n{\"version\":2}\n",
-            true,
+            "{\"version\":1,\"saga\":\"s1\",\"owner\":\"a\",\"epoch\":1,\"sequence\":1,\"state\":\"running\"}\n{\"version\":3}\n",
+            false,
         ),
         (
             "{\"version\":1,\"saga\":\"s1\",\"owner\":\"a\",\"epoch\":1,\"sequence\":1,\"state\":\"running\"}\nno record\n",
@@ -302,6 +304,8 @@ fn what_cannot_be_read_harms_no_other_saga() {
         let tick = live(&mut [&mut b], &mut shared, 10);
         assert_eq!(names(&tick), ["s2"], "{broken}");
         assert_eq!(tick.quarantined.len(), usize::from(seen), "{broken}: {:?}", tick.quarantined);
+        let is_for_others = broken.contains("\"version\":3");
+        assert_eq!(tick.left_alone.len(), usize::from(is_for_others), "{broken}: {:?}", tick.left_alone);
         if !seen {
             assert_eq!(shared.text("sagabox/vm/0/saga/0"), broken, "it was touched");
         }
@@ -316,7 +320,7 @@ fn a_saga_goes_on_under_the_definition_with_which_it_began_or_not_at_all() {
     begin(&mut a, &mut shared, "s1");
     assert_eq!(write(&mut a, &mut shared, "s2", 1, &begun("s2", "renamed")), Acknowledgement::Written);
     let mut other = vm("b");
-    other.configuration = br#"{"version": 1, "sagas": []}"#.to_vec();
+    other.definitions = br#"{"version": 1, "sagas": []}"#.to_vec();
     let tick = live(&mut [&mut other], &mut shared, 10);
     assert_eq!(names(&tick), ["s1"]);
     assert_eq!(tick.orphans[0].definition.name, "trip");
@@ -327,18 +331,19 @@ fn a_saga_goes_on_under_the_definition_with_which_it_began_or_not_at_all() {
 #[test]
 fn sagas_of_a_configuration_that_only_another_module_can_read_wait_for_it() {
     let (mut shared, mut a, mut b) = (Shared::default(), vm("a"), vm("b"));
-    a.configuration = br#"{"version": 1, "of_the_future": true}"#.to_vec();
+    a.definitions = br#"{"version": 1, "of_the_future": true}"#.to_vec();
     begin(&mut a, &mut shared, "s1");
     let before = shared.text("sagabox/vm/0/saga/0");
     let tick = live(&mut [&mut b], &mut shared, 10);
     assert!(tick.orphans.is_empty() && tick.quarantined.is_empty(), "{tick:?}");
+    assert_eq!(tick.left_alone.iter().map(|(saga, _)| saga.as_str()).collect::<Vec<_>>(), ["s1"], "told once");
     assert_eq!(shared.text("sagabox/vm/0/saga/0"), before, "it was touched");
 }
 
 #[test]
 fn a_row_without_open_sagas_is_freed_whatever_its_configuration() {
     let (mut shared, mut a, mut b) = (Shared::default(), vm("a"), vm("b"));
-    a.configuration = br#"{"version": 1, "of_the_future": true}"#.to_vec();
+    a.definitions = br#"{"version": 1, "of_the_future": true}"#.to_vec();
     begin(&mut a, &mut shared, "s1");
     write(&mut a, &mut shared, "s1", 1, &ended(2));
     live(&mut [&mut b], &mut shared, 10);
@@ -387,4 +392,18 @@ fn a_strangers_row_is_left_alone() {
     assert_eq!(shared.sagas(), ["sagabox/vm/2/saga/0"]);
     assert_eq!(names(&live(&mut [&mut vm("b")], &mut shared, 10)), ["s1"]);
     assert_eq!(shared.text("sagabox/vm/0"), "a stranger's");
+}
+
+#[test]
+fn a_row_that_only_another_module_can_read_is_told_of_once_its_vm_is_dead() {
+    let (mut shared, mut a, mut b) = (Shared::default(), vm("a"), vm("b"));
+    begin(&mut a, &mut shared, "s1");
+    let row = |beat| format!(r#"{{"version":2,"needs":["pivot"],"vm":"newer","state":"serving","beat":{beat}}}"#);
+    for beat in 0..20 {
+        shared.put("sagabox/vm/0", &row(beat));
+        assert!(live(&mut [&mut b], &mut shared, 1).left_alone.is_empty(), "it lives");
+    }
+    let told = live(&mut [&mut b], &mut shared, 20).left_alone;
+    assert_eq!(told.iter().map(|(row, _)| row.as_str()).collect::<Vec<_>>(), ["sagabox/vm/0"]);
+    assert_eq!(shared.text("sagabox/vm/0"), row(19));
 }

@@ -24,6 +24,8 @@ pub struct World {
     durable: Progress,
     epoch: u32,
     bounds: Bounds,
+    /// The journal takes no record that is longer.
+    pub takes_bytes: usize,
     /// Steps that an owner who has gone may have sent, for all the journal says.
     may_have_been_sent: BTreeSet<StepIndex>,
     held: BTreeMap<StepIndex, Held>,
@@ -64,6 +66,7 @@ impl World {
             durable,
             epoch: 1,
             bounds,
+            takes_bytes: usize::MAX,
             may_have_been_sent: BTreeSet::new(),
             held: BTreeMap::new(),
         };
@@ -88,6 +91,11 @@ impl World {
 
     /// The journal acknowledges.
     pub fn acknowledge(&mut self) {
+        let bytes =
+            self.outstanding.as_ref().and_then(|record| serde_json::to_vec(record).ok()).map_or(0, |it| it.len());
+        if bytes > self.takes_bytes {
+            return self.refuse_as_too_large();
+        }
         let Some(record) = self.outstanding.take() else { return };
         for change in &record.changes {
             self.durable.apply(change).expect("a record holds legal changes");
@@ -263,6 +271,7 @@ impl World {
     }
 
     fn take_record(&mut self, record: Record) {
+        assert!(!self.durable.state.has_ended(), "a record after the end: {record:?}");
         assert!(self.outstanding.is_none(), "two writes at a time");
         assert_eq!(record.sequence, self.records.len() as u64 + 1, "a gap in the records");
         assert!(!record.changes.is_empty(), "a record without changes");

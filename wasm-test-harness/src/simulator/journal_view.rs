@@ -175,14 +175,14 @@ pub fn left_in_etcd(etcd: &Etcd) -> Vec<String> {
             left.push(set_aside_for(&saga, &head));
         }
     }
-    let known = ["vm", "saga", "record", "start", "definitions"].map(|kind| format!("sagabox/{kind}/"));
+    let known = ["vm", "saga", "record", "ended", "start", "definitions"].map(|kind| format!("sagabox/{kind}/"));
     let strange = etcd
         .entries()
         .map(|(key, _)| String::from_utf8_lossy(key).into_owned())
         .filter(|key| key != "sagabox/room" && !known.iter().any(|kind| key.starts_with(kind.as_str())));
     left.extend(strange.map(|key| format!("key {key}")));
     // A lease is one VM's, or that of what is retained.
-    let is_retained = |key: &&Vec<u8>| key.starts_with(b"sagabox/start/") || key.starts_with(b"sagabox/saga/");
+    let is_retained = |key: &&Vec<u8>| key.starts_with(b"sagabox/start/") || key.starts_with(b"sagabox/ended/");
     for (id, lease) in etcd.leases() {
         let of_vm = lease.keys.len() == 1 && lease.keys.iter().all(|key| key.starts_with(b"sagabox/vm/"));
         if !of_vm && let Some(other) = lease.keys.iter().find(|key| !is_retained(key)) {
@@ -195,6 +195,9 @@ pub fn left_in_etcd(etcd: &Etcd) -> Vec<String> {
     for (key, entry) in keys(etcd, "start").filter(|(_, entry)| entry.lease == 0) {
         left.push(format!("start key {key} on no lease: {}", String::from_utf8_lossy(&entry.value)));
     }
+    left.extend(
+        keys(etcd, "ended").filter(|(_, entry)| entry.lease == 0).map(|(key, _)| format!("end {key} on no lease")),
+    );
     for (key, entry) in keys(etcd, "saga").filter(|(_, entry)| entry.lease == 0) {
         let head: Json = serde_json::from_slice(&entry.value).unwrap_or_default();
         if head["quarantined"].is_null() {

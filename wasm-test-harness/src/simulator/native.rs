@@ -159,14 +159,14 @@ impl NativeVm {
         }
     }
 
-    fn configure(&mut self, id: ContextId, configuration: Configuration, text: Vec<u8>) -> Root {
+    fn configure(&mut self, id: ContextId, configuration: Configuration) -> Root {
         let Role::Coordinator { gate } = configuration.role else { return Root::Gate };
         let mut random = [0; 10];
         self.host.random(&mut random);
         let random: String = random.iter().map(|byte| format!("{byte:02x}")).collect();
         let name = format!("{random}.{id}");
         let queue = self.host.register_queue(&format!("sagabox.wake.{name}"));
-        let journal = AnyJournal::new(name, &configuration, text);
+        let journal = AnyJournal::new(name, &configuration);
         let max_body = configuration.limits.max_body;
         Root::Coordinator(Box::new(Worker {
             id,
@@ -341,7 +341,7 @@ impl Vm for NativeVm {
         self.host.effective = root;
         self.host.roots.insert(root, configuration.to_vec());
         let Ok(loaded) = config::load(configuration) else { return Ok(false) };
-        let configured = self.configure(root, loaded, configuration.to_vec());
+        let configured = self.configure(root, loaded);
         self.roots.insert(root, configured);
         if let Some(Root::Coordinator(worker)) = self.roots.get_mut(&root) {
             let now = worker.now(&self.host);

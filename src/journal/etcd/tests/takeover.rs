@@ -36,13 +36,17 @@ fn a_saga_whose_definitions_cannot_be_read_is_left_to_others() {
     let text = br#"{"version": 1, "of_the_future": true}"#.to_vec();
     let news = vm.hears(&definitions, 200, &nested(&[found(&[(format!("sagabox/definitions/{hash}"), text)])]));
     assert!(news.orphans.is_empty() && news.quarantined.is_empty());
+    // It is told as soon as it is known, which may be with the next call.
+    let asked = vm.asks();
+    let told = vm.journal.tick(&mut Shared, vm.now).left_alone;
+    assert_eq!((told.len(), told[0].0.as_str(), asked.len()), (1, "newer", 0));
     assert!(vm.asks().is_empty());
     assert!(vm.journal.takeovers.next_due() == Millis::MAX && vm.journal.sagas.is_empty());
 }
 
 /// Its answer to a takeover of one saga, with one record.
 fn taken(vm: &mut Vm, call: &JournalCall) -> News {
-    let begun = encode(&Record { version: RECORD_VERSION, sequence: 1, changes: vec![begun("000", vm.now)] });
+    let begun = encode(&Record::new(1, vec![begun("000", vm.now)]));
     let records = found(&[("sagabox/record/000/0000000001".to_owned(), begun)]);
     vm.hears(call, 200, &nested(&[json!({"response_put": {}}), records]))
 }
@@ -90,4 +94,43 @@ fn of_several_suspects_one_is_taken_over_at_a_time() {
     let news = taken(&mut vm, &take);
     assert_eq!((news.orphans.len(), news.orphans[0].epoch), (1, 2));
     assert!(vm.asks().is_empty(), "as long as it may die of the first");
+}
+
+#[test]
+fn what_needs_more_is_told_once_and_only_where_it_has_no_owner() {
+    for (living, told) in [(true, 0), (false, 1)] {
+        let mut vm = Vm::new(|settings| settings.takes_over = true, 10);
+        let needs = Head { needs: vec!["pivot".to_owned()], ..head(&vm.journal) };
+        let heads = [("sagabox/saga/newer".to_owned(), encode(&needs))];
+        let owner = [("sagabox/vm/gone.0".to_owned(), b"{}".to_vec())];
+        let vms = if living { found(&owner) } else { found(&[]) };
+        let mut left_alone = Vec::new();
+        for _ in 0..3 {
+            vm.now += 10_000;
+            vm.journal.tick(&mut Shared, vm.now);
+            let scan = vm.asks_one(TXN);
+            let page = json!({"succeeded": true, "responses": [vms, found(&heads), found(&[])]});
+            left_alone.extend(vm.hears(&scan, 200, &page).left_alone);
+        }
+        assert_eq!(left_alone.len(), told, "{left_alone:?}");
+        assert!(left_alone.iter().all(|(saga, why)| saga == "newer" && why.contains("pivot")), "{left_alone:?}");
+    }
+}
+
+/// A head says what its records need. One that does not is no reason to keep the saga from who can read it.
+#[test]
+fn a_saga_whose_records_need_more_than_its_head_says_gets_its_old_owner_back() {
+    let mut vm = heir(1, 10);
+    let take = vm.asks_one(TXN);
+    let needs = Record { needs: vec!["pivot".to_owned()], ..Record::new(1, vec![begun("000", vm.now)]) };
+    let records = found(&[("sagabox/record/000/0000000001".to_owned(), encode(&needs))]);
+    let news = vm.hears(&take, 200, &nested(&[json!({"response_put": {}}), records]));
+    assert_eq!((news.orphans.len(), news.quarantined.len(), news.left_alone.len()), (0, 0, 1));
+    let back = vm.asks_one(TXN);
+    let body: Json = serde_json::from_str(&back.body).unwrap();
+    let value = body["success"][0]["request_txn"]["success"][0]["request_put"]["value"].as_str().unwrap();
+    let head: Head = serde_json::from_slice(&STANDARD.decode(value).unwrap()).unwrap();
+    assert_eq!((head.owner.as_str(), head.epoch, head.quarantined), ("gone.0", 2, None));
+    vm.hears(&back, 200, &nested(&[json!({"response_put": {}})]));
+    assert!(vm.journal.sagas.is_empty());
 }

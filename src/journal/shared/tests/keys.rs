@@ -74,7 +74,7 @@ fn a_saga_that_no_key_names_never_began() {
     write_keyed(&mut a, &mut shared, "s1", &begun("s1", "trip"), 1);
     write_keyed(&mut a, &mut shared, "s2", &begun("s2", "trip"), 1);
     // As if the VM had died before it wrote the key.
-    index::remove(&mut shared, &key("s1"), "s1");
+    index::remove(&mut shared, &key("s1"), "s1", Reader::default());
     let tick = live(&mut [&mut b], &mut shared, 10);
     assert_eq!(names(&tick), ["s2"]);
     assert_eq!(shared.sagas(), ["sagabox/vm/0/saga/1"]);
@@ -180,7 +180,7 @@ fn a_saga_that_ends_as_it_begins_is_retained_under_its_key() {
 fn what_another_module_has_written_under_a_key_is_not_taken_for_nothing() {
     let (mut shared, mut a, mut b) = (Shared::default(), vm("a"), vm("b"));
     assert_eq!(write_keyed(&mut a, &mut shared, "s1", &begun("s1", "trip"), 1), Acknowledgement::Written);
-    shared.put("sagabox/vm/0/saga/0", "{\"version\":2,\"of_the_future\":1}\n");
+    shared.put("sagabox/vm/0/saga/0", "{\"version\":3,\"of_the_future\":1}\n");
     assert_eq!(b.find(&shared, &key("s1")), Found::Unreadable);
     let (start, record) = (key("s1"), begun("s2", "trip"));
     let entry = Entry { saga: "s2", epoch: 1, record: &record, start: Some(&start), now: 1 };
