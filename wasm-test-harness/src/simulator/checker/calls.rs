@@ -74,8 +74,10 @@ impl<'a> View<'a> {
             return Ok(());
         }
         let request_id = record.header("x-request-id");
-        let stream =
-            self.stream_of_request(request_id).ok_or((Rule::Envelope, "the request id is of no request".to_owned()))?;
+        let stream = self
+            .history
+            .stream_of_request(record)
+            .ok_or((Rule::Envelope, "the request id is of no request".to_owned()))?;
         let model = self.model_of(stream).ok_or((Rule::Envelope, "its request begins no saga".to_owned()))?;
         let before = self.saga_of.insert(record.header("x-request-id"), id.to_owned());
         let is_forgotten = |other: &String| self.is_forgotten(other, record);
