@@ -99,7 +99,7 @@ impl Participant {
     /// A call has come to it: from now on it knows its key.
     pub fn sees(&mut self, call: &CallRecord, now: Nanos) {
         let key = call.header("idempotency-key");
-        if !self.keys.get(key).is_some_and(|since| !self.forgets(*since, call.at)) {
+        if self.keys.get(key).is_none_or(|since| self.forgets(*since, call.at)) {
             self.keys.insert(key.to_owned(), now);
         }
     }
