@@ -189,6 +189,21 @@ fn rules_that_find(fault: Planted) -> &'static [Rule] {
         Planted::OwnWriteTakenForLost | Planted::RecordsLeftBehind => &[Rule::Left],
         Planted::WrittenWithoutComparing => &[Rule::Owner, Rule::Left],
         Planted::GroupTakenForItsMembers | Planted::TakenFromTheLiving => &[Rule::Owner, Rule::Journaled],
+        Planted::PathRefusalWhileResolvingTaken
+        | Planted::ProxyAnswerMeetsPredicates
+        | Planted::First404AfterUnknownTaken => &[Rule::Told, Rule::Outcome],
+        Planted::Gone410NotDone => &[Rule::Undo],
+        Planted::ConflictOnCompensationTakenForRefusal => &[Rule::Stuck],
+        Planted::KeyLifetimeIgnored => &[Rule::KeyLifetime],
+        Planted::DepthIgnored => &[Rule::Depth],
+        Planted::InheritedAttemptNotAwaited => &[Rule::UnderWay],
+        Planted::AttemptsForgottenAtTakeover => &[Rule::Attempts],
+        Planted::WrittenOnlyWhenAwaited => &[Rule::Journaled],
+        // It is undone for no other reason.
+        Planted::RecordsNotCut => &[Rule::Cause],
+        Planted::ToldFromMemory => &[Rule::Journaled, Rule::Told],
+        Planted::RetriedRequestBeginsAnew => &[Rule::StartKey],
+        Planted::OverloadToldBeforeTheKeyIsLookedUp => &[Rule::Told],
         Planted::NoHeadersAskedFor => &[Rule::Trap],
         Planted::TickAlwaysSet => &[Rule::Waits, Rule::Pace, Rule::Deadline],
         Planted::OneQueueName => &[Rule::Waits],
@@ -215,7 +230,22 @@ fn journal_of(fault: Planted) -> &'static str {
 
 /// What the runs have that are to find it.
 fn faults_of(fault: Planted) -> String {
-    format!("{NOTHING_ALONE},{}", journal_of(fault))
+    let faults = match fault {
+        Planted::PathRefusalWhileResolvingTaken | Planted::First404AfterUnknownTaken => "path_answers=1",
+        Planted::ProxyAnswerMeetsPredicates => "broad_refusals=1",
+        Planted::Gone410NotDone => "compensation_gone=0.3",
+        Planted::ConflictOnCompensationTakenForRefusal => "compensation_busy=0.3",
+        Planted::KeyLifetimeIgnored => "keys_forgotten=1,works_long=0.3",
+        Planted::DepthIgnored => "deep_requests=0.5",
+        Planted::InheritedAttemptNotAwaited | Planted::WrittenOnlyWhenAwaited => "works_long=0.3",
+        Planted::AttemptsForgottenAtTakeover => "trap_in_saga=1,answer_lost=0.3,request_lost=0.3,journal_in_etcd=0",
+        Planted::RecordsNotCut => "all=0,large_answers=1,journal_in_etcd=1",
+        Planted::ToldFromMemory => "works_long=0.3,journal_in_etcd=1,etcd_away=0.7",
+        Planted::RetriedRequestBeginsAnew => "front_retries=0.5",
+        Planted::OverloadToldBeforeTheKeyIsLookedUp => "",
+        _ => journal_of(fault),
+    };
+    format!("{NOTHING_ALONE},{faults}")
 }
 
 #[test]

@@ -8,6 +8,7 @@ use xxhash_rust::xxh3::Xxh3;
 
 use super::host::{Callout, Headers, Nanos, Status, text};
 use super::journal_view::Durable;
+use super::process::ContextId;
 
 /// Which stream of a client's request: an index into [`History::streams`].
 pub type StreamId = usize;
@@ -25,6 +26,8 @@ pub struct StreamRecord {
     pub vm: Option<VmId>,
     /// The configuration under which it is served.
     pub version: usize,
+    /// The roots of the filters that serve it.
+    pub roots: Vec<ContextId>,
     /// Tells the sagas of requests apart that are otherwise the same: proxies give every request one.
     pub request_id: String,
     /// When the last of it came to the VM; none: not yet.
@@ -169,6 +172,20 @@ pub struct History {
 }
 
 impl History {
+    /// The stream whose request has begun the saga of which this is the first call. A proxy in front may have sent the
+    /// request several times: whole, and to this root, it came first in that stream.
+    pub fn stream_of_request(&self, first: &CallRecord) -> Option<StreamId> {
+        let (request_id, root, now) = (first.header("x-request-id"), first.callout.context, first.at);
+        let of_request = || (0..self.streams.len()).filter(|id| self.streams[*id].request_id == request_id);
+        let whole = |id: &StreamId| self.streams[*id].whole_at.is_some_and(|at| at <= now);
+        let is_here = |id: &StreamId| {
+            let stream = &self.streams[*id];
+            stream.vm == Some(first.vm) && stream.roots.contains(&root)
+        };
+        let begun_here = of_request().find(|id| is_here(id) && whole(id));
+        begun_here.or_else(|| of_request().find(whole)).or_else(|| of_request().next())
+    }
+
     /// Writes down what has just happened.
     pub fn add(&mut self, at: Nanos, happening: Happening) {
         // What the filter says of itself is not what it does.

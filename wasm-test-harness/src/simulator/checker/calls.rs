@@ -74,8 +74,10 @@ impl<'a> View<'a> {
             return Ok(());
         }
         let request_id = record.header("x-request-id");
-        let stream =
-            self.stream_of_request(request_id).ok_or((Rule::Envelope, "the request id is of no request".to_owned()))?;
+        let stream = self
+            .history
+            .stream_of_request(record)
+            .ok_or((Rule::Envelope, "the request id is of no request".to_owned()))?;
         let model = self.model_of(stream).ok_or((Rule::Envelope, "its request begins no saga".to_owned()))?;
         let before = self.saga_of.insert(record.header("x-request-id"), id.to_owned());
         let is_forgotten = |other: &String| self.is_forgotten(other, record);
@@ -86,6 +88,9 @@ impl<'a> View<'a> {
             return Err((Rule::Depth, "its request comes from a call that is as deep as may be".to_owned()));
         }
         let client = &self.plan.clients[self.history.streams[stream].client];
+        // In etcd the begin takes its time; and what came before the first call of a later owner nobody has seen.
+        let seen_late = self.in_etcd || record.header("saga-epoch") != "1";
+        let asked_at = self.history.streams[stream].whole_at.filter(|_| seen_late).unwrap_or(record.at);
         let saga = SagaView {
             model,
             body: serde_json::from_slice(&client.body).unwrap_or(Json::Null),
@@ -94,7 +99,7 @@ impl<'a> View<'a> {
             took_over_at: 0,
             client: self.history.streams[stream].client,
             began_at: record.at,
-            asked_at: if self.in_etcd { self.history.streams[stream].whole_at.unwrap_or(record.at) } else { record.at },
+            asked_at,
             steps: model.steps.iter().map(|step| (step.name.as_str(), StepView::default())).collect(),
             // What came before its first call nobody has seen.
             failed_before: record.header("saga-epoch") != "1",

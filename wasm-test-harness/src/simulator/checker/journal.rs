@@ -34,7 +34,7 @@ impl<'a> View<'a> {
         saga.durable.entry(what).or_insert(now);
         let saga = saga.clone();
         if what == Durable::Stuck && !self.may_be_stuck(&saga) {
-            self.wrong(Rule::Stuck, format!("saga {id} is marked as stuck, and nothing was refused, {now}"));
+            self.wrong(Rule::Stuck, format!("saga {id} is marked as stuck, and nothing was refused"));
         }
     }
 

@@ -94,9 +94,8 @@ impl Half {
             let timeout = attempt.until - attempt.sent_at;
             self.inherited_until = attempt.until.max(dead_since.unwrap_or(0) + timeout).max(self.inherited_until);
         }
-        let last = self.attempts.last().map_or(0, |attempt| attempt.sent_at);
-        let late = |attempt: &&Attempt| attempt.sent_at + KNOWN_TO_ITSELF_FOR >= last;
-        self.forgotten += 1 + self.of_owner().iter().filter(late).count();
+        let is_late = |attempt: &&Attempt| dead_since.is_none_or(|dead| attempt.until + KNOWN_TO_ITSELF_FOR >= dead);
+        self.forgotten += 1 + self.of_owner().iter().filter(is_late).count();
         self.before = self.attempts.len();
         (self.last_ended_at, self.put_off, self.refused) = (0, 0, false);
     }

@@ -224,10 +224,6 @@ impl<'a> View<'a> {
         self.configurations.iter().filter_map(move |one| one.matching(&method, &path))
     }
 
-    pub(super) fn stream_of_request(&self, request_id: &str) -> Option<StreamId> {
-        self.history.streams.iter().position(|stream| stream.request_id == request_id)
-    }
-
     /// How long a proxy was frozen in all: everything may be so much later.
     pub(super) fn frozen(&self, proxy: usize) -> Nanos {
         let frozen = self.plan.troubles.iter().filter_map(|(_, trouble)| match trouble {

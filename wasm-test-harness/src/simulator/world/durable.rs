@@ -111,8 +111,9 @@ impl World<'_> {
 
     /// The steps that the step of a call names in `after`, in the configuration under which its saga began.
     fn steps_before(&self, record: &CallRecord) -> Vec<String> {
-        let begun_by = |request_id: &str| self.history.streams.iter().find(|stream| stream.request_id == request_id);
-        let Some(stream) = begun_by(record.header("x-request-id")) else { return Vec::new() };
+        let first = self.history.calls.iter().find(|call| call.header("saga-id") == record.header("saga-id"));
+        let begun = self.history.stream_of_request(first.unwrap_or(record));
+        let Some(stream) = begun.map(|stream| &self.history.streams[stream]) else { return Vec::new() };
         let named = |list: &Json, name: &str| {
             let found = list.as_array().and_then(|list| list.iter().find(|one| one["name"] == name));
             found.cloned().unwrap_or_default()

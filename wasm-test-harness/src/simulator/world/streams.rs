@@ -57,6 +57,7 @@ impl World<'_> {
             let data = Rc::clone(&self.streams[stream].data);
             self.stream_of.insert((vm, context), stream);
             self.streams[stream].roots.push(root);
+            self.history.streams[stream].roots.push(root);
             self.streams[stream].contexts.push(context);
             self.callback(vm, |vm| {
                 vm.host().streams.insert(context, data);
@@ -113,7 +114,7 @@ impl World<'_> {
             closed: false,
             answer_seen: false,
         });
-        self.history.streams.push(StreamRecord { client, vm, version, request_id, whole_at: None });
+        self.history.streams.push(StreamRecord { client, vm, version, roots: Vec::new(), request_id, whole_at: None });
         self.tell(Happening::Requested(stream));
         stream
     }
