@@ -101,17 +101,19 @@ impl UnreadBodies {
         for waiting in self.waiting.values_mut().filter(|waiting| waiting.since == Millis::MAX) {
             waiting.since = now;
         }
+        let mut kept_back = Vec::new();
         if self.next_look.is_some_and(|at| at <= now) {
             for (client, waiting) in &mut self.waiting {
                 let received = counted(*client).map_or(0, |counted| counted.saturating_sub(waiting.headers));
                 if received != waiting.received {
                     (waiting.received, waiting.since) = (received, now);
                 }
+                if waiting.is_kept_back(now) {
+                    kept_back.push(*client);
+                }
             }
             self.next_look = None;
         }
-        let kept_back: Vec<_> =
-            self.waiting.iter().filter(|(_, waiting)| waiting.is_kept_back(now)).map(|(client, _)| *client).collect();
         for client in &kept_back {
             self.waiting.remove(client);
             self.refused.insert(*client);
@@ -134,11 +136,11 @@ mod tests {
     fn refused_after(announced: Option<u64>, received: &[u64]) -> Option<Millis> {
         let mut unread = UnreadBodies::default();
         unread.add(7, announced, 100);
-        assert_eq!(unread.look(0, |_| Some(100)), []);
+        assert!(unread.look(0, |_| Some(100)).is_empty());
         for (look, received) in received.iter().enumerate() {
             let now = unread.next_look()?;
             assert_eq!(now, LOOK_MS * (look as Millis + 1));
-            assert_eq!(unread.look(now - 1, |_| panic!("not yet")), []);
+            assert!(unread.look(now - 1, |_| panic!("not yet")).is_empty());
             if unread.look(now, |_| Some(100 + received)) == [7] {
                 assert!(unread.is_refused(7));
                 return Some(now);
@@ -171,10 +173,10 @@ mod tests {
     fn once_a_body_was_handed_over_nobody_is_refused() {
         let mut unread = UnreadBodies::default();
         unread.add(7, Some(4), 100);
-        assert_eq!(unread.look(0, |_| None), []);
+        assert!(unread.look(0, |_| None).is_empty());
         unread.read();
         assert!(unread.is_option_seen());
-        assert_eq!(unread.look(5_000, |_| Some(104)), []);
+        assert!(unread.look(5_000, |_| Some(104)).is_empty());
         assert_eq!(unread.next_look(), None, "nothing is watched any more");
     }
 
