@@ -5,8 +5,10 @@ use std::fmt;
 use percent_encoding::percent_decode_str;
 use serde::{Deserialize, Serialize};
 
+mod spelling;
 mod table;
 
+pub use spelling::Resemblance;
 pub use table::MatcherTable;
 
 /// What matchers look at of a request.
@@ -93,13 +95,30 @@ impl Matcher {
     /// `CONNECT` and upgrades never do: they have no end, and a saga begins at the end of a request.
     pub fn matches(&self, request: &RequestHead) -> Option<Vec<(String, String)>> {
         let method_holds = self.method.as_ref().is_none_or(|method| method == request.method);
-        let host_holds = self.host.as_ref().is_none_or(|host| without_port(request.host).eq_ignore_ascii_case(host));
-        if !method_holds || !host_holds || request.method == "CONNECT" {
+        if !method_holds || !self.holds_but_for_the_request_line(request) {
             return None;
         }
         let parameters = self.path.parameters(without_query(request.path))?;
-        let headers_hold = self.headers.iter().all(|header| header.holds(request));
-        (headers_hold && !is_upgrade(request)).then_some(parameters)
+        (!is_upgrade(request)).then_some(parameters)
+    }
+
+    /// How a request whose path, in its plain form, is the one of this matcher resembles what begins the saga without
+    /// beginning it. None: not at all, or it is an upgrade of a `GET`, which answers with no booking.
+    fn resemblance(&self, request: &RequestHead) -> Option<Resemblance> {
+        let method_resembles = self.method.as_ref().is_none_or(|method| method.eq_ignore_ascii_case(request.method));
+        if !method_resembles || !self.holds_but_for_the_request_line(request) {
+            return None;
+        }
+        match is_upgrade(request) {
+            true if request.method == "GET" => None,
+            true => Some(Resemblance::Upgrade),
+            false => Some(Resemblance::Spelling(self.request_line())),
+        }
+    }
+
+    fn holds_but_for_the_request_line(&self, request: &RequestHead) -> bool {
+        let host_holds = self.host.as_ref().is_none_or(|host| without_port(request.host).eq_ignore_ascii_case(host));
+        host_holds && request.method != "CONNECT" && self.headers.iter().all(|header| header.holds(request))
     }
 }
 

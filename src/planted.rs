@@ -174,6 +174,8 @@ faults! {
     // The proxy.
     /// A saga begins although no gate holds its request.
     GateNotAsked = "gate-not-asked",
+    /// Nobody looks after requests that are paused and never handed over.
+    UnreadForgotten = "unread-forgotten",
     /// An answer without headers is asked for one, at which the SDK panics: the VM traps.
     NoHeadersAskedFor = "no-headers-asked-for",
     /// The tick is set to one second by every callback: while they come more often than that, it never comes.

@@ -14,7 +14,7 @@ use crate::coordinator::{MatchedRequest, too_large};
 use crate::definition::Definition;
 use crate::facts::ClientRequest;
 use crate::hold::{CREDENTIALS, HELD_PATH, HoldState, NotHeld, ORIGINAL_PATH};
-use crate::matcher::{MatcherTable, RequestHead};
+use crate::matcher::{MatcherTable, RequestHead, Resemblance};
 use crate::planted::{Planted, TRAP_HEADER, planted, trap_where};
 use crate::saga::Problem;
 
@@ -51,7 +51,9 @@ impl Stream {
         Stream { id, intake, inbox, phase: Phase::Passing }
     }
 
-    fn matched(&self) -> Option<MatchedRequest> {
+    /// The request, if it begins a saga. What only resembles one that does is an error: the application might take it for
+    /// that. None: it is none of ours.
+    fn matched(&self) -> Option<Result<MatchedRequest, Resemblance>> {
         // A query that is not UTF-8 must not carry a request past its saga.
         let path = String::from_utf8_lossy(&bytes(":path")?).into_owned();
         if !self.intake.table.could_match(&path) {
@@ -60,7 +62,9 @@ impl Stream {
         let method = text(":method")?;
         let host = text(":authority").unwrap_or_default();
         let head = RequestHead { method: &method, path: &path, host: &host, header: &header };
-        let (index, params) = self.intake.table.find(&head)?;
+        let Some((index, params)) = self.intake.table.find(&head) else {
+            return self.intake.table.resemblance(&head).map(Err);
+        };
         // A pair in front of this instance has it, and no request begins two sagas.
         if hold_state() != Ok(None) {
             return None;
@@ -69,7 +73,7 @@ impl Stream {
         let mut headers = hostcalls::get_map_bytes(MapType::HttpRequestHeaders).ok()?;
         headers.retain(|(name, _)| !name.starts_with(':'));
         let request = ClientRequest { method, path, host, headers, body: Vec::new() };
-        Some(MatchedRequest { client: self.id, definition, params, request })
+        Some(Ok(MatchedRequest { client: self.id, definition, params, request }))
     }
 
     /// The headers must stop here or, with a gate, right behind.
@@ -79,7 +83,7 @@ impl Stream {
         }
         // Else a client could choose what the access log says of its request.
         set_header(ORIGINAL_PATH, None);
-        if !self.inbox.unread().is_option_seen() {
+        if !self.inbox.unread().is_option_seen() && !planted(Planted::UnreadForgotten) {
             self.inbox.unread().add(self.id, announced, counted_bytes().unwrap_or_default());
             self.inbox.wake();
         }
@@ -162,7 +166,15 @@ impl Context for Stream {
 
 impl HttpContext for Stream {
     fn on_http_request_headers(&mut self, _num_headers: usize, end_of_stream: bool) -> Action {
-        let Some(matched) = self.matched() else { return Action::Continue };
+        let matched = match self.matched() {
+            None => return Action::Continue,
+            Some(Err(resemblance)) => {
+                self.phase = Phase::Refused;
+                send(&resemblance.reply());
+                return Action::Pause;
+            }
+            Some(Ok(matched)) => matched,
+        };
         trap_where(|| bytes(TRAP_HEADER).is_some());
         self.phase = Phase::Collecting(Box::new(matched));
         if end_of_stream {

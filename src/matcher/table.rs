@@ -3,6 +3,7 @@
 use std::collections::BTreeMap;
 use std::sync::Arc;
 
+use super::spelling::{Resemblance, plain};
 use super::{Matcher, PathPattern, RequestHead, Segment, without_query};
 use crate::definition::Definition;
 
@@ -13,6 +14,8 @@ use crate::definition::Definition;
 #[derive(Debug, Default)]
 pub struct MatcherTable {
     root: Node,
+    /// The same for plain forms of paths.
+    plain: Node,
     matchers: Vec<Matcher>,
 }
 
@@ -34,26 +37,53 @@ impl MatcherTable {
     }
 
     pub(super) fn of(matchers: Vec<Matcher>) -> Self {
-        let mut root = Node::default();
+        let (mut root, mut plain) = (Node::default(), Node::default());
         for (index, matcher) in matchers.iter().enumerate() {
-            match matcher.path() {
-                PathPattern::Exact(path) => root.descend(literals(path)).ends.push(index),
-                PathPattern::Prefix(prefix) if prefix == "/" => root.prefixes.push(index),
-                PathPattern::Prefix(prefix) => root.descend(literals(prefix)).prefixes.push(index),
-                PathPattern::Template(segments) => root.descend(segments.iter().cloned()).ends.push(index),
-            }
+            root.add(matcher.path(), index);
+            plain.add(matcher.plain().path(), index);
         }
-        Self { root, matchers }
+        Self { root, plain, matchers }
     }
 
-    /// Whether a request with this path (with its query) may begin a saga, as far as the path tells.
+    /// Whether a request with this path (with its query) may begin a saga, or resemble one that does, as far as the path
+    /// tells.
     pub fn could_match(&self, path: &str) -> bool {
         let mut found = false;
-        self.visit(path, &mut |_| {
+        let mut find = |_| {
             found = true;
             false
-        });
+        };
+        // A path may begin a saga as it is and not in its plain form: `/trips/..` is of a prefix.
+        self.visit(path, &mut find);
+        if !found {
+            self.visit_plain(path, &mut |_| {
+                found = true;
+                false
+            });
+        }
         found
+    }
+
+    /// How a request that begins no saga resembles one that does: an application may take it for that. By the first
+    /// definition that it resembles.
+    pub fn resemblance(&self, request: &RequestHead) -> Option<Resemblance> {
+        let mut candidates = Vec::new();
+        self.visit_plain(request.path, &mut |index| {
+            candidates.push(index);
+            true
+        });
+        candidates.sort_unstable();
+        candidates.into_iter().find_map(|index| self.matchers.get(index)?.resemblance(request))
+    }
+
+    /// As `visit`, of every spelling of a path.
+    fn visit_plain(&self, path: &str, more: &mut dyn FnMut(usize) -> bool) {
+        // What begins with anything else is no path of an application: `*`, or what a gate holds.
+        if path.starts_with(['/', '\\'])
+            && let Some(rest) = plain(path).strip_prefix('/')
+        {
+            self.plain.visit(Some(rest), more);
+        }
     }
 
     /// The first definition whose match holds, with the parameters of the path.
@@ -82,6 +112,15 @@ fn literals(path: &str) -> impl Iterator<Item = Segment> {
 }
 
 impl Node {
+    fn add(&mut self, path: &PathPattern, index: usize) {
+        match path {
+            PathPattern::Exact(path) => self.descend(literals(path)).ends.push(index),
+            PathPattern::Prefix(prefix) if prefix == "/" => self.prefixes.push(index),
+            PathPattern::Prefix(prefix) => self.descend(literals(prefix)).prefixes.push(index),
+            PathPattern::Template(segments) => self.descend(segments.iter().cloned()).ends.push(index),
+        }
+    }
+
     fn descend(&mut self, segments: impl Iterator<Item = Segment>) -> &mut Node {
         segments.fold(self, |node, segment| match segment {
             Segment::Literal(text) => node.literals.entry(text).or_default(),

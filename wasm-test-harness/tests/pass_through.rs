@@ -18,6 +18,8 @@ use tokio::time::timeout;
 mod bodies;
 #[path = "support/memory.rs"]
 mod memory;
+#[path = "pass_through/spelling.rs"]
+mod spelling;
 #[path = "pass_through/upgrades.rs"]
 mod upgrades;
 
@@ -108,7 +110,7 @@ async fn what_only_resembles_a_request_that_begins_a_saga_passes() {
         for (method, path) in [
             (Method::GET, "/trips"),
             (Method::PUT, "/trips"),
-            (Method::POST, "/trips/"),
+            (Method::GET, "/trips/"),
             (Method::POST, "/tripsy"),
             (Method::POST, "/trips/1"),
             (Method::POST, "/Trips"),

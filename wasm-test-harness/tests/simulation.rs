@@ -207,6 +207,7 @@ fn rules_that_find(fault: Planted) -> &'static [Rule] {
         Planted::NoHeadersAskedFor => &[Rule::Trap],
         Planted::TickAlwaysSet => &[Rule::Waits, Rule::Pace, Rule::Deadline],
         Planted::OneQueueName => &[Rule::Waits],
+        Planted::UnreadForgotten => &[Rule::Waits],
         Planted::GateNotAsked => &[Rule::Told, Rule::ToldTwice],
     }
 }
@@ -223,7 +224,7 @@ fn journal_of(fault: Planted) -> &'static str {
         | Planted::GroupTakenForItsMembers
         | Planted::TakenFromTheLiving
         | Planted::RecordsLeftBehind => IN_ETCD,
-        Planted::GateNotAsked => WITHOUT_HOLDERS,
+        Planted::GateNotAsked | Planted::UnreadForgotten => WITHOUT_HOLDERS,
         _ => IN_SHARED_DATA,
     }
 }

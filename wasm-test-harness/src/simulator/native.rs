@@ -12,7 +12,7 @@ use sagabox::definition::Definition;
 use sagabox::facts::{ClientRequest, ParticipantResponse};
 use sagabox::hold::{CREDENTIALS, HELD_PATH, HOLD_PROPERTY, HoldState, NotHeld, ORIGINAL_PATH, UnreadBodies};
 use sagabox::journal::{AnyJournal, Conflict, JournalCall, SharedData, Version};
-use sagabox::matcher::{MatcherTable, RequestHead};
+use sagabox::matcher::{MatcherTable, RequestHead, Resemblance};
 use sagabox::saga::{AttemptResult, DispatchRefusal, Millis, OutgoingCall, Reply};
 
 use super::host::{CalloutAnswer, Effect, Host, Status, StreamData, text, value};
@@ -236,7 +236,7 @@ impl Worker {
         }
     }
 
-    fn matched(&self, client: Client, data: &StreamData) -> Option<MatchedRequest> {
+    fn matched(&self, client: Client, data: &StreamData) -> Option<Result<MatchedRequest, Resemblance>> {
         let headers = &data.headers;
         let path = String::from_utf8_lossy(value(headers, ":path")?).into_owned();
         if !self.table.could_match(&path) {
@@ -250,18 +250,16 @@ impl Worker {
             (!lines.is_empty()).then(|| lines.join(","))
         };
         let head = RequestHead { method: &method, path: &path, host: &host, header: &header };
-        let (index, params) = self.table.find(&head)?;
+        let Some((index, params)) = self.table.find(&head) else {
+            return self.table.resemblance(&head).map(Err);
+        };
         if hold_state(data).is_some() {
             return None;
         }
         let definition = Arc::clone(self.definitions.get(index)?);
         let headers = headers.iter().filter(|(name, _)| !name.starts_with(':')).cloned().collect();
-        Some(MatchedRequest {
-            client,
-            definition,
-            params,
-            request: ClientRequest { method, path, host, headers, body: Vec::new() },
-        })
+        let request = ClientRequest { method, path, host, headers, body: Vec::new() };
+        Some(Ok(MatchedRequest { client, definition, params, request }))
     }
 
     fn note_body(&mut self, id: ContextId, stream: &mut Stream) {
@@ -364,7 +362,15 @@ impl Vm for NativeVm {
         };
         let Ok(data) = host.stream() else { return Ok(Action::Continue) };
         let matched = worker.matched(id, &data.borrow());
-        let Some(matched) = matched else { return Ok(Action::Continue) };
+        let matched = match matched {
+            None => return Ok(Action::Continue),
+            Some(Err(resemblance)) => {
+                stream.phase = Phase::Refused;
+                send(host, &resemblance.reply());
+                return Ok(Action::Pause);
+            }
+            Some(Ok(matched)) => matched,
+        };
         stream.phase = Phase::Collecting(Box::new(matched));
         if end {
             return Ok(worker.hand_over(host, stream, Vec::new()));
