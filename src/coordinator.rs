@@ -16,14 +16,16 @@ use std::collections::{BTreeSet, HashMap, VecDeque};
 use std::sync::Arc;
 
 use crate::definition::{Definition, Limits};
-use crate::facts::{self, ClientRequest};
-use crate::journal::{self, Acknowledgement, Journal, JournalCall, Ownership, SharedData, StartKey};
+use crate::facts::ClientRequest;
+use crate::journal::{self, Acknowledgement, IdempotencyKey, Journal, JournalCall, Ownership, SharedData};
 use crate::planted::{Planted, planted};
 use crate::saga::{
-    Action, AttemptResult, Begin, CallId, DispatchRefusal, Event, JOURNAL_TOO_SLOW, Millis, OutgoingCall, Problem,
+    Action, AttemptResult, CallId, CallKind, DispatchRefusal, Event, JOURNAL_TOO_SLOW, Millis, OutgoingCall, Problem,
     Reply, Report, Saga, SagaId,
 };
 
+mod begin;
+mod breadcrumb;
 mod forwarded;
 mod news;
 mod ownership;
@@ -31,8 +33,10 @@ mod repeated;
 #[cfg(test)]
 mod tests;
 
-use forwarded::forwarded;
+use breadcrumb::{Breadcrumb, Crumb};
 use repeated::Waiting;
+
+pub use begin::not_handed_over;
 
 /// Names a callout under way.
 pub type Token = u32;
@@ -123,7 +127,9 @@ enum Callout {
 struct Entry {
     saga: Saga,
     client: Option<Client>,
-    start: Option<StartKey>,
+    start: Option<IdempotencyKey>,
+    /// Of a first attempt, until the journal has taken its key.
+    request: Option<Box<MatchedRequest>>,
     due: Option<Millis>,
     held_bytes: usize,
 }
@@ -139,6 +145,7 @@ pub struct Coordinator<J> {
     keys: HashMap<SagaId, Key>,
     clients: HashMap<Client, Key>,
     waiting: Waiting,
+    breadcrumb: Breadcrumb,
     callouts: HashMap<Token, Callout>,
     due: BTreeSet<(Millis, Key)>,
     held_bytes: usize,
@@ -156,6 +163,7 @@ impl<J: Journal> Coordinator<J> {
             keys: HashMap::new(),
             clients: HashMap::new(),
             waiting: Waiting::default(),
+            breadcrumb: Breadcrumb::default(),
             callouts: HashMap::new(),
             due: BTreeSet::new(),
             held_bytes: 0,
@@ -163,48 +171,17 @@ impl<J: Journal> Coordinator<J> {
         }
     }
 
-    /// Begins a saga, or answers at once why not: 400 where the request does not give what the first steps need, 413
-    /// and 503 past the limits.
-    pub fn begin(&mut self, host: &mut impl Host, matched: MatchedRequest) {
-        let client = matched.client;
-        if let Some(refusal) = self.refusal(&matched.request) {
-            return host.reply(client, &refusal);
-        }
-        let facts = facts::request(&matched.request, &matched.params);
-        let start = match StartKey::of(&matched.definition, &matched.request, &facts) {
-            Ok(start) => start,
-            Err(why) => return host.reply(client, &not_usable(format!("start_key: {why}"))),
-        };
-        if let Some(start) = &start
-            && self.repeats(host, client, &matched.definition, start)
-        {
-            return;
-        }
-        let now = host.now();
-        let id = uuid::Builder::from_unix_timestamp_millis(now, &host.random()).into_uuid().to_string();
-        let begin = Begin {
-            definition: Arc::clone(&matched.definition),
-            id,
-            epoch: 1,
-            forwarded: forwarded(&matched.request, &self.forward_headers),
-            request: facts,
-        };
-        match Saga::begin(begin, now) {
-            Err(refused) => {
-                let refusal = not_usable(refused.to_string());
-                self.refuse_unless_begun_before(host, client, &matched.definition, start.as_ref(), refusal);
-            }
-            Ok((saga, actions)) => {
-                let key = self.add(saga, Some(client), start);
-                self.run(host, key, actions, now);
-            }
-        }
-    }
-
     /// A callout has ended. An unknown token is ignored: its saga has gone.
     pub fn ended(&mut self, host: &mut impl Host, token: Token, result: AttemptResult) {
         match self.callouts.remove(&token) {
-            Some(Callout::Saga(key, id)) => self.feed(host, key, Event::AttemptEnded { id, result }),
+            Some(Callout::Saga(key, id)) => {
+                let callback = match id.kind {
+                    CallKind::Transaction => "the answer of a transaction",
+                    CallKind::Compensation => "the answer of a compensation",
+                };
+                self.leave_crumb(host, key, Some(&id), callback);
+                self.feed(host, key, Event::AttemptEnded { id, result });
+            }
             Some(Callout::Journal(number)) => self.journal_answered(host, number, &result),
             None => log::debug!("callout {token} has ended, but no saga waits for it"),
         }
@@ -213,9 +190,13 @@ impl<J: Journal> Coordinator<J> {
     /// Does what has become due.
     pub fn due(&mut self, host: &mut impl Host) {
         let now = host.now();
+        for crumb in self.breadcrumb.look(host, now) {
+            log::error!("a VM of this process has died in the middle of its work: {crumb}");
+        }
         self.look_at_owners(host, now);
         let due: Vec<Key> = self.due.range(..=(now, Key::MAX)).map(|(_, key)| *key).collect();
         for key in due {
+            self.leave_crumb(host, key, None, "a timer");
             self.feed(host, key, Event::Due);
         }
         self.answer_waiting(host, now);
@@ -259,24 +240,22 @@ impl<J: Journal> Coordinator<J> {
         self.held_bytes
     }
 
-    fn refusal(&self, request: &ClientRequest) -> Option<Reply> {
-        if request.body.len() > self.limits.max_body {
-            return Some(too_large(self.limits.max_body));
-        }
-        let full = self.sagas.len().saturating_add(self.waiting.count()) >= self.limits.max_sagas;
-        if full || self.held_bytes.saturating_add(request.body.len()) > self.limits.max_bytes {
-            return Some(Problem::overload("as many sagas are under way as this proxy takes"));
-        }
-        None
-    }
-
-    fn add(&mut self, saga: Saga, client: Option<Client>, start: Option<StartKey>) -> Key {
+    fn add(&mut self, saga: Saga, client: Option<Client>, start: Option<IdempotencyKey>) -> Key {
         self.next_key = self.next_key.wrapping_add(1);
         let key = self.next_key;
         self.clients.extend(client.map(|client| (client, key)));
         self.keys.insert(saga.id().to_owned(), key);
-        self.sagas.insert(key, Entry { saga, client, start, due: None, held_bytes: 0 });
+        self.sagas.insert(key, Entry { saga, client, start, request: None, due: None, held_bytes: 0 });
         key
+    }
+
+    /// Before anything is done for a saga of which the VM may die.
+    fn leave_crumb(&mut self, host: &mut impl Host, key: Key, call: Option<&CallId>, callback: &str) {
+        let Some(Entry { saga, .. }) = self.sagas.get(&key) else { return };
+        let step = call.and_then(|call| saga.definition().steps.get(call.step)).map(|step| step.name.clone());
+        let (id, name) = (saga.id().to_owned(), saga.definition().name.clone());
+        let crumb = Crumb { saga: id, name, step: step.unwrap_or_default(), callback: callback.to_owned() };
+        self.breadcrumb.leave(host, &crumb);
     }
 
     fn feed(&mut self, host: &mut impl Host, key: Key, event: Event) {
@@ -312,7 +291,7 @@ impl<J: Journal> Coordinator<J> {
             Action::Write(record) => {
                 let sequence = record.sequence;
                 let saga = &entry.saga;
-                let start = entry.start.as_ref();
+                let start = entry.start.as_ref().map(IdempotencyKey::begins);
                 let record = journal::Entry { saga: saga.id(), epoch: saga.epoch(), record: &record, start, now };
                 match self.journal.write(host, record) {
                     Acknowledgement::Pending => {}
@@ -327,7 +306,12 @@ impl<J: Journal> Coordinator<J> {
             Action::Call(call) => return self.send(host, key, &call),
             // It is not true that it goes on.
             Action::Reply(_) if !entry.saga.has_begun() && self.journal.withdraw(entry.saga.id()) => {
-                self.refused_by_journal(host, key, &Problem::overload(JOURNAL_TOO_SLOW));
+                // Whether another has begun under its key is not known either.
+                let refusal = match &self.sagas.get(&key)?.start {
+                    None => Problem::overload(JOURNAL_TOO_SLOW),
+                    Some(_) => Problem::fate_unknown("the journal does not answer"),
+                };
+                self.refused_by_journal(host, key, &refusal);
             }
             Action::Reply(reply) => {
                 if let Some(client) = entry.client.take() {
@@ -353,11 +337,16 @@ impl<J: Journal> Coordinator<J> {
         acknowledgement: Acknowledgement,
     ) -> Option<Event> {
         match acknowledgement {
-            Acknowledgement::Written => return Some(Event::Written { sequence }),
+            Acknowledgement::Written => {
+                if let Some(entry) = self.sagas.get_mut(&key) {
+                    entry.request = None;
+                }
+                return Some(Event::Written { sequence });
+            }
             Acknowledgement::Pending => {}
             Acknowledgement::Lost => self.goes_on_elsewhere(host, key),
             Acknowledgement::Refused => {
-                self.refused_by_journal(host, key, &Problem::overload("the journal cannot take another saga now"));
+                self.has_no_room_in_journal(host, key);
             }
             Acknowledgement::TooLarge => self.refused_by_journal(host, key, &too_large_for_the_journal()),
             Acknowledgement::KeyTaken => self.was_begun_elsewhere(host, key),
@@ -416,7 +405,8 @@ impl<J: Journal> Coordinator<J> {
 
     fn reschedule(&mut self, key: Key) {
         let Some(entry) = self.sagas.get_mut(&key) else { return };
-        let held_bytes = entry.saga.held_bytes();
+        let of_request = entry.request.as_ref().map_or(0, |matched| matched.request.body.len());
+        let held_bytes = entry.saga.held_bytes().saturating_add(of_request);
         self.held_bytes = self.held_bytes.saturating_sub(entry.held_bytes).saturating_add(held_bytes);
         entry.held_bytes = held_bytes;
         let due = entry.saga.next_due();
@@ -439,10 +429,6 @@ pub fn too_large(limit: usize) -> Reply {
 fn too_large_for_the_journal() -> Reply {
     let detail = "the journal takes nothing as large as what this request begins".to_owned();
     Problem::new(413, "saga-too-large", "The saga is too large", detail).into_reply()
-}
-
-fn not_usable(detail: String) -> Reply {
-    Problem::new(400, "request-not-usable", "The request does not give what the saga needs", detail).into_reply()
 }
 
 fn tell(host: &mut impl Host, saga: &Saga, report: &Report) {

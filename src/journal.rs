@@ -24,7 +24,7 @@ mod start_key;
 pub use any::AnyJournal;
 pub use etcd::EtcdJournal;
 pub use shared::SharedJournal;
-pub use start_key::StartKey;
+pub use start_key::{AttemptKeys, IdempotencyKey, StartKey};
 
 /// Names one state of a value of shared data; every write gives it another.
 pub type Version = u32;

@@ -141,6 +141,10 @@ faults! {
     AnswerToWrongClient = "answer-to-wrong-client",
     /// A saga is forgotten when its client goes away.
     SagaDroppedWithClient = "saga-dropped-with-client",
+    /// A request that a proxy in front sends once more begins a saga of its own.
+    RetriedRequestBeginsAnew = "retried-request-begins-anew",
+    /// A VM that takes no saga now says so before it looks what has begun under the request's key.
+    OverloadToldBeforeTheKeyIsLookedUp = "overload-told-before-the-key-is-looked-up",
 
     // The proxy.
     /// An answer without headers is asked for one, at which the SDK panics: the VM traps.
@@ -156,6 +160,9 @@ faults! {
 /// Header of a request that begins a saga at which a build with planted faults traps, to show what becomes of the other
 /// sagas of that VM.
 pub const TRAP_HEADER: &str = "x-sagabox-trap";
+
+/// Value of [`TRAP_HEADER`] at which it is the root that traps, as it begins the saga. At any other the stream does.
+pub const TRAP_IN_BEGIN: &str = "in the begin";
 
 /// Traps, in a build with planted faults, where a request asks for it.
 #[cfg(not(feature = "planted-faults"))]

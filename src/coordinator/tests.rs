@@ -12,6 +12,7 @@ use crate::facts::ParticipantResponse;
 use crate::journal::{Conflict, SharedJournal, Version};
 
 mod elsewhere;
+mod keys;
 
 type Values = Rc<RefCell<BTreeMap<String, (Vec<u8>, Version)>>>;
 
@@ -99,6 +100,20 @@ fn with_key(client: Client, definition: &Arc<Definition>, body: &str, key: &str)
     let mut matched = request(client, definition, body);
     matched.request.headers.push(("idempotency-key".to_owned(), key.as_bytes().to_vec()));
     matched
+}
+
+/// As a proxy in front sends it that may send it again.
+fn attempt(client: Client, definition: &Arc<Definition>, body: &str, count: u32) -> MatchedRequest {
+    let mut matched = request(client, definition, body);
+    let headers = [("x-request-id", "r1".to_owned()), ("x-envoy-attempt-count", count.to_string())];
+    matched.request.headers.extend(headers.map(|(name, value)| (name.to_owned(), value.into_bytes())));
+    matched
+}
+
+/// Last part of the type of a problem; empty: it is none.
+fn kind_of(reply: &Reply) -> String {
+    let body: serde_json::Value = serde_json::from_str(reply.body.as_deref().unwrap_or_default()).unwrap_or_default();
+    body["type"].as_str().unwrap_or_default().rsplit(':').next().unwrap_or_default().to_owned()
 }
 
 fn request(client: Client, definition: &Arc<Definition>, body: &str) -> MatchedRequest {

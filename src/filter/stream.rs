@@ -10,12 +10,11 @@ use proxy_wasm::types::{Action, BufferType, MapType};
 use super::gate::{HELD_PATH, MARK};
 use super::host::send;
 use super::inbox::{Inbox, Message};
-use crate::coordinator::{MatchedRequest, too_large};
+use crate::coordinator::{MatchedRequest, not_handed_over, too_large};
 use crate::definition::Definition;
 use crate::facts::ClientRequest;
 use crate::matcher::{MatcherTable, RequestHead};
-use crate::planted::{TRAP_HEADER, trap_where};
-use crate::saga::Problem;
+use crate::planted::{TRAP_HEADER, TRAP_IN_BEGIN, trap_where};
 
 /// What every stream needs of the configuration.
 #[derive(Debug)]
@@ -87,9 +86,9 @@ impl Stream {
     fn hand_over(&mut self, body: Vec<u8>) -> Action {
         if let Phase::Collecting(mut matched) = std::mem::replace(&mut self.phase, Phase::Handed) {
             matched.request.body = body;
-            if !self.inbox.leave_and_wake(Message::Begin(*matched)) {
+            if let Err(Message::Begin(matched)) = self.inbox.leave_and_wake(Message::Begin(*matched)) {
                 self.phase = Phase::Refused;
-                send(&Problem::overload("the proxy could not take the saga over"));
+                send(&not_handed_over(&matched));
             }
         }
         Action::Pause
@@ -122,7 +121,7 @@ impl HttpContext for Stream {
             set_header(MARK, None);
         }
         let Some(matched) = self.matched() else { return Action::Continue };
-        trap_where(|| bytes(TRAP_HEADER).is_some());
+        trap_where(|| bytes(TRAP_HEADER).is_some_and(|value| value != TRAP_IN_BEGIN.as_bytes()));
         self.phase = Phase::Collecting(Box::new(matched));
         if end_of_stream {
             return self.hand_over(Vec::new());
