@@ -176,7 +176,11 @@ fn rules_that_find(fault: Planted) -> &'static [Rule] {
         | Planted::ResumedUnderOwnDefinition
         | Planted::SlotNotEmptied
         | Planted::BegunInLostRow => &[Rule::Left],
-        Planted::StartKeyIgnored | Planted::RequestUnderKeyNotCompared | Planted::ReplyNotRetained => &[Rule::StartKey],
+        Planted::StartKeyIgnored
+        | Planted::RequestUnderKeyNotCompared
+        | Planted::ReplyNotRetained
+        | Planted::RetriedRequestBeginsAnew => &[Rule::StartKey],
+        Planted::OverloadToldBeforeTheKeyIsLookedUp => &[Rule::StartKey, Rule::Refusal],
         Planted::LeaseNotWatched => &[Rule::Owner, Rule::Journaled],
         Planted::SentBeforeWritten | Planted::ToldBeforeWritten => &[Rule::Journaled],
         Planted::LostAnswerTakenForRefusal => &[Rule::Left, Rule::Told, Rule::Journaled],
