@@ -19,6 +19,8 @@ use crate::saga::Millis;
 
 /// More than VMs of a process that work at one time. Past them no breadcrumb is left.
 const MAX_SLOTS: u32 = 256;
+/// Nobody else writes what a VM has left, unless that is taken for dead: more tries than it ever needs.
+const MAX_TRIES: u32 = 64;
 /// Time between two looks.
 const LOOK_MS: Millis = 1_000;
 /// A breadcrumb that was seen unchanged in so many looks in a row is a dead VM's. Looks are counted, not time: whoever
@@ -66,13 +68,14 @@ impl Breadcrumb {
     pub(super) fn leave(&mut self, store: &mut impl SharedData, crumb: &Crumb) {
         // Nothing in a breadcrumb can fail to become JSON.
         let value = serde_json::to_vec(crumb).unwrap_or_default();
-        let first = self.slot;
-        for slot in std::iter::once(first).chain(0..MAX_SLOTS) {
+        if !self.left.is_empty() && self.replace(store, &value) {
+            self.left = value;
+            return;
+        }
+        self.left.clear();
+        for slot in std::iter::once(self.slot).chain(0..MAX_SLOTS) {
             let read = store.shared(&key(slot));
-            let is_free = match &read {
-                Some((found, _)) => found.is_empty() || (slot == first && *found == self.left),
-                None => true,
-            };
+            let is_free = read.as_ref().is_none_or(|(found, _)| found.is_empty());
             if is_free && store.set_shared(&key(slot), &value, read.map(|(_, version)| version)).is_ok() {
                 (self.slot, self.left) = (slot, value);
                 return;
@@ -83,17 +86,20 @@ impl Breadcrumb {
 
     /// Takes the breadcrumb away, if there is one: the callback ends well.
     pub(super) fn take_away(&mut self, store: &mut impl SharedData) {
-        if self.left.is_empty() {
-            return;
+        if !self.left.is_empty() && !self.replace(store, &[]) {
+            log::debug!("{} was not taken away: somebody else has", key(self.slot));
         }
-        let left = std::mem::take(&mut self.left);
+        self.left.clear();
+    }
+
+    /// Writes another value in place of what this VM has left. False: that is not there any more, as this VM was taken for
+    /// dead.
+    fn replace(&self, store: &mut impl SharedData, value: &[u8]) -> bool {
         let key = key(self.slot);
-        // Only its VM writes it, unless that was taken for dead.
-        if let Some((_, version)) = store.shared(&key).filter(|(found, _)| *found == left)
-            && store.set_shared(&key, &[], Some(version)).is_err()
-        {
-            log::debug!("{key} was not taken away: somebody else has");
-        }
+        (0..MAX_TRIES).any(|_| {
+            let read = store.shared(&key).filter(|(found, _)| *found == self.left);
+            read.is_some_and(|(_, version)| store.set_shared(&key, value, Some(version)).is_ok())
+        })
     }
 
     /// Looks for breadcrumbs of VMs that have died, and takes them away. Gives what they worked on.
@@ -131,6 +137,8 @@ mod tests {
     struct Store {
         values: BTreeMap<String, (Vec<u8>, Version)>,
         writes: usize,
+        /// So many of the next writes fail.
+        conflicts: usize,
     }
 
     impl SharedData for Store {
@@ -139,6 +147,10 @@ mod tests {
         }
         fn set_shared(&mut self, key: &str, value: &[u8], read: Option<Version>) -> Result<(), Conflict> {
             if self.shared(key).map(|(_, version)| version) != read {
+                return Err(Conflict);
+            }
+            if self.conflicts > 0 {
+                self.conflicts -= 1;
                 return Err(Conflict);
             }
             self.writes += 1;
@@ -183,6 +195,18 @@ mod tests {
         assert_eq!((store.values.len(), store.writes), (1, 40));
         vm.take_away(&mut store);
         assert_eq!(store.writes, 40, "there is nothing to take away");
+    }
+
+    #[test]
+    fn a_write_that_fails_leaves_no_breadcrumb_behind() {
+        let (mut store, mut vm) = (Store::default(), Breadcrumb::default());
+        for saga in ["s1", "s2", "s3"] {
+            store.conflicts = 2;
+            vm.leave(&mut store, &crumb(saga));
+        }
+        store.conflicts = 3;
+        vm.take_away(&mut store);
+        assert!(store.values.values().all(|(value, _)| value.is_empty()), "{:?}", store.values);
     }
 
     #[test]
