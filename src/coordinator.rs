@@ -16,14 +16,16 @@ use std::collections::{BTreeSet, HashMap, VecDeque};
 use std::sync::Arc;
 
 use crate::definition::{Definition, Limits};
-use crate::facts::{self, ClientRequest};
-use crate::journal::{self, Found, Journal, JournalCall, KeyRole, Ownership, RequestKey, SharedData};
+use crate::facts::ClientRequest;
+use crate::journal::{IdempotencyKey, Journal, JournalCall, Ownership, SharedData};
 use crate::planted::{Planted, planted};
 use crate::saga::{
-    Action, AttemptResult, Begin, CallId, DispatchRefusal, Event, JOURNAL_TOO_SLOW, Millis, OutgoingCall, Problem,
+    Action, AttemptResult, CallId, CallKind, DispatchRefusal, Event, JOURNAL_TOO_SLOW, Millis, OutgoingCall, Problem,
     Reply, Report, Saga, SagaId,
 };
 
+mod begin;
+mod breadcrumb;
 mod depth;
 mod forwarded;
 mod news;
@@ -33,8 +35,10 @@ mod repeated;
 mod tests;
 mod writes;
 
-use forwarded::forwarded;
+use breadcrumb::{Breadcrumb, Crumb};
 use repeated::Waiting;
+
+pub use begin::not_handed_over;
 
 /// Names a callout under way.
 pub type Token = u32;
@@ -75,13 +79,15 @@ pub enum Counter {
     Quarantined,
     /// 404 to a compensation was taken for "nothing to undo".
     NothingToUndo,
+    /// A saga without owner is left to a module that can read it.
+    LeftAlone,
     /// A request that matches was refused, because nobody would have held it while its saga runs.
     RequestNotHeld,
 }
 
 impl Counter {
     /// Every counter.
-    pub const ALL: [Counter; 8] = [
+    pub const ALL: [Counter; 9] = [
         Counter::IllegalEvent,
         Counter::Stuck,
         Counter::ReplyNotRendered,
@@ -89,6 +95,7 @@ impl Counter {
         Counter::GoneElsewhere,
         Counter::Quarantined,
         Counter::NothingToUndo,
+        Counter::LeftAlone,
         Counter::RequestNotHeld,
     ];
 
@@ -102,6 +109,7 @@ impl Counter {
             Counter::GoneElsewhere => "sagabox_sagas_gone_elsewhere",
             Counter::Quarantined => "sagabox_sagas_quarantined",
             Counter::NothingToUndo => "sagabox_compensations_not_found",
+            Counter::LeftAlone => "sagabox_sagas_left_alone",
             Counter::RequestNotHeld => "sagabox_requests_not_held",
         }
     }
@@ -133,7 +141,9 @@ enum Callout {
 struct Entry {
     saga: Saga,
     client: Option<Client>,
-    known_by: Option<RequestKey>,
+    start: Option<IdempotencyKey>,
+    /// Of a first attempt, until the journal has taken its key.
+    request: Option<Box<MatchedRequest>>,
     due: Option<Millis>,
     held_bytes: usize,
 }
@@ -149,6 +159,7 @@ pub struct Coordinator<J> {
     keys: HashMap<SagaId, Key>,
     clients: HashMap<Client, Key>,
     waiting: Waiting,
+    breadcrumb: Breadcrumb,
     callouts: HashMap<Token, Callout>,
     due: BTreeSet<(Millis, Key)>,
     held_bytes: usize,
@@ -166,6 +177,7 @@ impl<J: Journal> Coordinator<J> {
             keys: HashMap::new(),
             clients: HashMap::new(),
             waiting: Waiting::default(),
+            breadcrumb: Breadcrumb::default(),
             callouts: HashMap::new(),
             due: BTreeSet::new(),
             held_bytes: 0,
@@ -173,64 +185,17 @@ impl<J: Journal> Coordinator<J> {
         }
     }
 
-    /// Begins a saga, or answers at once why not: 400 where the request does not give what the first steps need, 413
-    /// and 503 past the limits.
-    pub fn begin(&mut self, host: &mut impl Host, matched: MatchedRequest) {
-        let client = matched.client;
-        if matched.request.body.len() > self.limits.max_body {
-            return host.reply(client, &too_large(self.limits.max_body));
-        }
-        let Some(depth) = depth::of(&matched.request) else { return host.reply(client, &depth::too_deep()) };
-        let facts = facts::request(&matched.request, &matched.params);
-        let known_by = match RequestKey::of(&matched.definition, &matched.request, &facts) {
-            Ok(known_by) => known_by,
-            Err(why) => return host.reply(client, &not_usable(format!("start_key: {why}"))),
-        };
-        let is_full = self.is_full(&matched.request);
-        if is_full && planted(Planted::OverloadToldBeforeTheKeyIsLookedUp) {
-            return host.reply(client, &full());
-        }
-        if let Some(RequestKey { start, role: KeyRole::Joins }) = &known_by
-            && self.repeats(host, client, &matched.definition, start)
-        {
-            return;
-        }
-        if is_full {
-            let start = known_by.as_ref().filter(|key| key.role == KeyRole::Joins).map(|key| &key.start);
-            return self.refuse_unless_begun_before(host, client, &matched.definition, start, full());
-        }
-        let now = host.now();
-        let id = uuid::Builder::from_unix_timestamp_millis(now, &host.random()).into_uuid().to_string();
-        let begin = Begin {
-            definition: Arc::clone(&matched.definition),
-            id,
-            epoch: 1,
-            forwarded: forwarded(&matched.request, &self.forward_headers),
-            request: facts,
-            depth,
-            who: journal::who(&matched.definition, &matched.request),
-            bounds: self.journal.bounds(),
-        };
-        match Saga::begin(begin, now) {
-            Err(refused) => {
-                let refusal = match refused.is_too_large {
-                    true => too_large_for_the_journal(),
-                    false => not_usable(refused.to_string()),
-                };
-                let start = known_by.as_ref().map(|key| &key.start);
-                self.refuse_unless_begun_before(host, client, &matched.definition, start, refusal);
-            }
-            Ok((saga, actions)) => {
-                let key = self.add(saga, Some(client), self.without_one_that_is_taken(host, known_by));
-                self.run(host, key, actions, now);
-            }
-        }
-    }
-
     /// A callout has ended. An unknown token is ignored: its saga has gone.
     pub fn ended(&mut self, host: &mut impl Host, token: Token, result: AttemptResult) {
         match self.callouts.remove(&token) {
-            Some(Callout::Saga(key, id)) => self.feed(host, key, Event::AttemptEnded { id, result }),
+            Some(Callout::Saga(key, id)) => {
+                let callback = match id.kind {
+                    CallKind::Transaction => "the answer of a transaction",
+                    CallKind::Compensation => "the answer of a compensation",
+                };
+                self.leave_crumb(host, key, Some(&id), callback);
+                self.feed(host, key, Event::AttemptEnded { id, result });
+            }
             Some(Callout::Journal(number)) => self.journal_answered(host, number, &result),
             None => log::debug!("callout {token} has ended, but no saga waits for it"),
         }
@@ -239,9 +204,13 @@ impl<J: Journal> Coordinator<J> {
     /// Does what has become due.
     pub fn due(&mut self, host: &mut impl Host) {
         let now = host.now();
+        for crumb in self.breadcrumb.look(host, now) {
+            log::error!("a VM of this process has died in the middle of its work: {crumb}");
+        }
         self.look_at_owners(host, now);
         let due: Vec<Key> = self.due.range(..=(now, Key::MAX)).map(|(_, key)| *key).collect();
         for key in due {
+            self.leave_crumb(host, key, None, "a timer");
             self.feed(host, key, Event::Due);
         }
         self.answer_waiting(host, now);
@@ -285,24 +254,22 @@ impl<J: Journal> Coordinator<J> {
         self.held_bytes
     }
 
-    /// Whether no further saga is taken. Clients that wait for one that others have begun have a room of their own.
-    fn is_full(&self, request: &ClientRequest) -> bool {
-        let bytes = self.held_bytes.saturating_add(request.body.len());
-        self.sagas.len() >= self.limits.max_sagas || bytes > self.limits.max_bytes
-    }
-
-    /// A first attempt of a proxy in front begins a saga without a key, if another has begun under the same.
-    fn without_one_that_is_taken(&self, host: &impl Host, known_by: Option<RequestKey>) -> Option<RequestKey> {
-        known_by.filter(|key| key.role == KeyRole::Joins || self.journal.find(host, &key.start) == Found::Nothing)
-    }
-
-    fn add(&mut self, saga: Saga, client: Option<Client>, known_by: Option<RequestKey>) -> Key {
+    fn add(&mut self, saga: Saga, client: Option<Client>, start: Option<IdempotencyKey>) -> Key {
         self.next_key = self.next_key.wrapping_add(1);
         let key = self.next_key;
         self.clients.extend(client.map(|client| (client, key)));
         self.keys.insert(saga.id().to_owned(), key);
-        self.sagas.insert(key, Entry { saga, client, known_by, due: None, held_bytes: 0 });
+        self.sagas.insert(key, Entry { saga, client, start, request: None, due: None, held_bytes: 0 });
         key
+    }
+
+    /// Before anything is done for a saga of which the VM may die.
+    fn leave_crumb(&mut self, host: &mut impl Host, key: Key, call: Option<&CallId>, callback: &str) {
+        let Some(Entry { saga, .. }) = self.sagas.get(&key) else { return };
+        let step = call.and_then(|call| saga.definition().steps.get(call.step)).map(|step| step.name.clone());
+        let (id, name) = (saga.id().to_owned(), saga.definition().name.clone());
+        let crumb = Crumb { saga: id, name, step: step.unwrap_or_default(), callback: callback.to_owned() };
+        self.breadcrumb.leave(host, &crumb);
     }
 
     fn feed(&mut self, host: &mut impl Host, key: Key, event: Event) {
@@ -344,7 +311,12 @@ impl<J: Journal> Coordinator<J> {
             Action::Call(call) => return self.send(host, key, &call),
             // It is not true that it goes on.
             Action::Reply(_) if !entry.saga.has_begun() && self.journal.withdraw(entry.saga.id()) => {
-                self.refused_by_journal(host, key, &Problem::overload(JOURNAL_TOO_SLOW));
+                // Whether another has begun under its key is not known either.
+                let refusal = match &self.sagas.get(&key)?.start {
+                    None => Problem::overload(JOURNAL_TOO_SLOW),
+                    Some(_) => Problem::fate_unknown("the journal does not answer"),
+                };
+                self.refused_by_journal(host, key, &refusal);
             }
             Action::Reply(reply) => {
                 if let Some(client) = entry.client.take() {
@@ -416,7 +388,8 @@ impl<J: Journal> Coordinator<J> {
 
     fn reschedule(&mut self, key: Key) {
         let Some(entry) = self.sagas.get_mut(&key) else { return };
-        let held_bytes = entry.saga.held_bytes();
+        let of_request = entry.request.as_ref().map_or(0, |matched| matched.request.body.len());
+        let held_bytes = entry.saga.held_bytes().saturating_add(of_request);
         self.held_bytes = self.held_bytes.saturating_sub(entry.held_bytes).saturating_add(held_bytes);
         entry.held_bytes = held_bytes;
         let due = entry.saga.next_due();
@@ -436,17 +409,9 @@ pub fn too_large(limit: usize) -> Reply {
     Problem::new(413, "body-too-large", "The body is too large", detail).into_reply()
 }
 
-fn full() -> Reply {
-    Problem::overload("as many sagas are under way as this proxy takes")
-}
-
 fn too_large_for_the_journal() -> Reply {
     let detail = "the journal takes nothing as large as what this request begins".to_owned();
     Problem::new(413, "saga-too-large", "The saga is too large", detail).into_reply()
-}
-
-fn not_usable(detail: String) -> Reply {
-    Problem::new(400, "request-not-usable", "The request does not give what the saga needs", detail).into_reply()
 }
 
 fn tell(host: &mut impl Host, saga: &Saga, report: &Report) {

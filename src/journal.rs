@@ -26,7 +26,7 @@ mod tests;
 pub use any::AnyJournal;
 pub use etcd::EtcdJournal;
 pub use shared::SharedJournal;
-pub use start_key::{KeyRole, RequestKey, StartKey, who};
+pub use start_key::{AttemptKeys, IdempotencyKey, StartKey, who};
 
 /// Names one state of a value of shared data; every write gives it another.
 pub type Version = u32;
@@ -204,11 +204,6 @@ pub trait Journal {
     /// What has begun under a start key, in any VM.
     fn look(&mut self, store: &impl SharedData, start: &StartKey, _now: Millis) -> Found {
         self.find(store, start)
-    }
-
-    /// Whether what [`Journal::find`] says of a key is all that there is. A journal elsewhere has to be asked.
-    fn knows_keys_at_once(&self) -> bool {
-        false
     }
 
     /// Whether a saga that was begun or taken over here is still ours. Asked before anything is sent for it.

@@ -114,8 +114,6 @@ faults! {
     NeverTakenOver = "never-taken-over",
     /// Who takes a saga over takes what was in flight for ended.
     InheritedAttemptNotAwaited = "inherited-attempt-not-awaited",
-    /// Who takes a saga over counts its attempts anew.
-    AttemptsForgottenAtTakeover = "attempts-forgotten-at-takeover",
     /// What nothing awaits is not written: that the saga compensates, and results.
     WrittenOnlyWhenAwaited = "written-only-when-awaited",
     /// All changes go into one record, however large that is.
@@ -158,10 +156,6 @@ faults! {
     ToldBeforeDone = "told-before-done",
     /// A client is told the end of its saga before the journal has it.
     ToldBeforeWritten = "told-before-written",
-    /// A further attempt of a proxy in front begins a saga of its own.
-    RetriedRequestBeginsAnew = "retried-request-begins-anew",
-    /// Whether a saga has begun under a key is not looked up where no more sagas are taken.
-    OverloadToldBeforeTheKeyIsLookedUp = "overload-told-before-the-key-is-looked-up",
     /// What a client is told of a saga that goes on is what memory says, not the journal.
     ToldFromMemory = "told-from-memory",
     /// A client is told every end with the status that is meant for the other.
@@ -170,6 +164,10 @@ faults! {
     AnswerToWrongClient = "answer-to-wrong-client",
     /// A saga is forgotten when its client goes away.
     SagaDroppedWithClient = "saga-dropped-with-client",
+    /// A request that a proxy in front sends once more begins a saga of its own.
+    RetriedRequestBeginsAnew = "retried-request-begins-anew",
+    /// A VM that takes no saga now says so before it looks what has begun under the request's key.
+    OverloadToldBeforeTheKeyIsLookedUp = "overload-told-before-the-key-is-looked-up",
 
     // The proxy.
     /// A saga begins although no gate holds its request.
@@ -189,6 +187,9 @@ faults! {
 /// Header of a request that begins a saga at which a build with planted faults traps, to show what becomes of the other
 /// sagas of that VM.
 pub const TRAP_HEADER: &str = "x-sagabox-trap";
+
+/// Value of [`TRAP_HEADER`] at which it is the root that traps, as it begins the saga. At any other the stream does.
+pub const TRAP_IN_BEGIN: &str = "in the begin";
 
 /// Traps, in a build with planted faults, where a request asks for it.
 #[cfg(not(feature = "planted-faults"))]

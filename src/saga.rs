@@ -226,11 +226,6 @@ impl Saga {
         self.wal.has_begun()
     }
 
-    /// The record that the journal has not acknowledged yet.
-    pub fn outstanding(&self) -> Option<Arc<Record>> {
-        self.wal.outstanding()
-    }
-
     /// Where the saga is.
     pub fn state(&self) -> SagaState {
         self.progress.state

@@ -1,12 +1,12 @@
 //! What a journal asks and what it tells, where it is not in the proxy itself.
 
-use super::{Callout, Coordinator, Host, ownership};
+use super::{Callout, Coordinator, Counter, Host, ownership};
 use crate::journal::{Fate, Journal, News};
 use crate::saga::{AttemptResult, Millis};
 
 impl<J: Journal> Coordinator<J> {
     /// Makes the calls that the journal wants made by now. To be called after everything else of a turn, so that what is
-    /// due together goes out together. A call that the proxy refuses is due again later at the earliest, so this ends.
+    /// due together goes out together; and before a callback ends. A call that the proxy refuses is due again later at the earliest, so this ends.
     pub fn settle(&mut self, host: &mut impl Host) {
         let now = host.now();
         while let Some(call) = self.journal.next_call(now) {
@@ -20,6 +20,7 @@ impl<J: Journal> Coordinator<J> {
                 }
             }
         }
+        self.breadcrumb.take_away(host);
     }
 
     pub(super) fn journal_answered(&mut self, host: &mut impl Host, number: u64, result: &AttemptResult) {
@@ -32,6 +33,7 @@ impl<J: Journal> Coordinator<J> {
     pub(super) fn hear(&mut self, host: &mut impl Host, news: News, now: Millis) {
         for Fate { saga, sequence, acknowledgement } in news.fates {
             let Some(key) = self.keys.get(&saga).copied() else { continue };
+            self.leave_crumb(host, key, None, "what the journal has written");
             if let Some(event) = self.acknowledged(host, key, sequence, acknowledgement) {
                 let actions = self.handle(host, key, event, now);
                 self.run(host, key, actions, now);
@@ -42,6 +44,10 @@ impl<J: Journal> Coordinator<J> {
         }
         for orphan in news.orphans {
             self.resume(host, orphan, now);
+        }
+        for (saga, why) in news.left_alone {
+            log::warn!("{saga} is left to a module that can read it: {why}");
+            host.count(Counter::LeftAlone);
         }
         for (saga, why) in news.quarantined {
             ownership::quarantined(host, &saga, &why);

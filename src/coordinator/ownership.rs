@@ -2,10 +2,11 @@
 
 use std::collections::HashSet;
 
-use super::repeated::Wait;
+use super::breadcrumb::Crumb;
+use super::repeated::{OfAnother, Wait};
 use super::{Coordinator, Counter, Host, Key};
 use crate::journal::{Journal, Orphan};
-use crate::saga::{Millis, Reply, Saga, SagaId};
+use crate::saga::{Millis, Problem, Reply, Saga, SagaId};
 
 impl<J: Journal> Coordinator<J> {
     /// Shows others that this VM lives, and resumes the sagas of those that do not.
@@ -17,6 +18,8 @@ impl<J: Journal> Coordinator<J> {
     pub(super) fn resume(&mut self, host: &mut impl Host, orphan: Orphan, now: Millis) {
         let id = orphan.progress.begun.as_ref().map(|begun| begun.id.clone()).unwrap_or_default();
         let epoch = orphan.epoch;
+        let (name, callback) = (orphan.definition.name.clone(), "the takeover".to_owned());
+        self.breadcrumb.leave(host, &Crumb { saga: id.clone(), name, step: String::new(), callback });
         match Saga::resume(orphan.resume(self.journal.bounds()), now) {
             Ok((saga, actions)) => {
                 log::debug!("saga {id} is {}, and goes on here in epoch {epoch}", saga.state().name());
@@ -53,13 +56,25 @@ impl<J: Journal> Coordinator<J> {
         self.forget(key);
     }
 
-    /// In the same moment another VM has begun a saga for the same request: nothing was sent for this one.
+    /// In the same moment another VM has begun a saga under the same key: nothing was sent for this one.
     pub(super) fn was_begun_elsewhere(&mut self, host: &mut impl Host, key: Key) {
-        let Some(entry) = self.sagas.get(&key) else { return };
-        let (client, known_by, until) = (entry.client, entry.known_by.clone(), entry.saga.client_waits_until());
+        let Some(entry) = self.sagas.get_mut(&key) else { return };
+        let (client, start, request) = (entry.client, entry.start.take(), entry.request.take());
+        let until = entry.saga.client_waits_until();
         self.forget(key);
-        let (Some(client), Some(known_by)) = (client, known_by) else { return };
-        self.wait(host, client, Wait::of(&known_by.start, until));
+        let (Some(client), Some(start)) = (client, start) else { return };
+        self.wait(host, client, Wait::of(start.looks_for(), until, OfAnother::of(&start, request)));
+    }
+
+    /// The journal does not take the first record: nothing was sent for it. What may have begun before under its key it
+    /// may still be able to say.
+    pub(super) fn has_no_room_in_journal(&mut self, host: &mut impl Host, key: Key) {
+        let Some(entry) = self.sagas.get_mut(&key) else { return };
+        let (client, start, until) = (entry.client, entry.start.take(), entry.saga.client_waits_until());
+        self.forget(key);
+        let Some(client) = client else { return };
+        let refusal = Problem::overload("the journal cannot take another saga now");
+        self.refuse_unless_begun_before(host, client, start.as_ref(), until, refusal);
     }
 
     /// The journal does not take the first record: nothing was sent, and there is no saga.

@@ -1,14 +1,16 @@
-//! Requests whose start key has begun a saga before: they get that saga's answer, and wait for it where there is none yet.
+//! Requests for which a saga has begun before: they get that saga's answer, and wait for it if there is none yet.
 
 use std::collections::BTreeMap;
 
-use super::{Client, Coordinator, Host};
+use super::{Client, Coordinator, Host, MatchedRequest};
 use crate::definition::Definition;
-use crate::journal::{Found, Journal, OpenSaga, StartKey};
+use crate::journal::{Found, IdempotencyKey, Journal, OpenSaga, StartKey};
 use crate::saga::{CLIENT_GRACE_MS, Millis, Problem, Reply};
 
 /// How often waiting clients' sagas are looked at: they may run in another VM, which cannot answer them.
 const POLL_MS: Millis = 50;
+/// How long a request that can begin no saga waits for the journal to say whether one has begun for it.
+const LOOK_MS: Millis = 1_000;
 
 /// Clients that wait for sagas which others have begun.
 #[derive(Debug, Default)]
@@ -22,21 +24,115 @@ pub(super) struct Waiting {
 pub(super) struct Wait {
     start: StartKey,
     until: Millis,
-    /// What it is told where nothing has begun; none: it was refused for what had.
-    refusal: Option<Reply>,
+    /// What it is told if nothing has begun, and when it has waited long enough to know; none: it was refused for what had.
+    refusal: Option<(Reply, Millis)>,
     /// The saga, and where it was when it was looked at last.
     seen: Option<OpenSaga>,
+    of_another: OfAnother,
+}
+
+/// What becomes of a client if the saga under its key turns out to be another request's.
+#[derive(Debug)]
+pub(super) enum OfAnother {
+    /// Its key belongs to that request.
+    Refused,
+    /// It is the same request, in another attempt, and waits for that saga.
+    Joined(StartKey),
+    /// It is no attempt of that request: it begins a saga of its own.
+    BeginsAlone(Box<MatchedRequest>),
+    /// Nor is this, and it can begin none.
+    BeginsNothing,
+}
+
+impl OfAnother {
+    /// A first attempt begins a saga of its own only with its `request`.
+    pub(super) fn of(key: &IdempotencyKey, request: Option<Box<MatchedRequest>>) -> OfAnother {
+        match (key, request) {
+            (IdempotencyKey::OfClient(_), _) => OfAnother::Refused,
+            (IdempotencyKey::OfRetry(keys), _) => OfAnother::Joined(keys.first.clone()),
+            (IdempotencyKey::OfFirstAttempt(_), Some(request)) => OfAnother::BeginsAlone(request),
+            (IdempotencyKey::OfFirstAttempt(_), None) => OfAnother::BeginsNothing,
+        }
+    }
+}
+
+/// What follows from a look.
+#[derive(Debug)]
+enum Verdict {
+    Answered(Reply),
+    Waits,
+    BeginsAlone(Box<MatchedRequest>),
 }
 
 impl Wait {
     /// `until` is when the client has waited long enough.
-    pub(super) fn of(start: &StartKey, until: Millis) -> Wait {
-        Wait { start: start.clone(), until, refusal: None, seen: None }
+    pub(super) fn of(start: &StartKey, until: Millis, of_another: OfAnother) -> Wait {
+        Wait { start: start.clone(), until, refusal: None, seen: None, of_another }
+    }
+
+    /// The client is refused so if nothing has begun.
+    pub(super) fn or_refused(mut self, refusal: Reply, now: Millis) -> Wait {
+        self.refusal = Some((refusal, self.until.min(now.saturating_add(LOOK_MS))));
+        self
+    }
+
+    /// When it has to be known what has begun.
+    fn known_by(&self) -> Millis {
+        self.refusal.as_ref().map_or(self.until, |(_, known_by)| *known_by)
+    }
+
+    /// Bytes of the request that is kept.
+    fn held_bytes(&self) -> usize {
+        match &self.of_another {
+            OfAnother::BeginsAlone(matched) => matched.request.body.len(),
+            OfAnother::Refused | OfAnother::Joined(_) | OfAnother::BeginsNothing => 0,
+        }
+    }
+
+    fn verdict(&mut self, found: Found, now: Millis) -> Verdict {
+        let answer = match found {
+            Found::Ended(reply) => replayed(reply),
+            Found::Unreadable => unreadable(),
+            Found::UnderWay(open) if now >= self.until => still_working(&open),
+            Found::UnderWay(open) => {
+                self.seen = Some(open);
+                return Verdict::Waits;
+            }
+            Found::OtherRequest => return self.found_another(now),
+            Found::Asked => match &self.seen {
+                Some(open) if now >= self.until => still_working(open),
+                None if now >= self.known_by() => Problem::fate_unknown("the journal does not answer"),
+                Some(_) | None => return Verdict::Waits,
+            },
+            // A saga that was seen was never sent anything, or has been forgotten since it ended.
+            Found::Nothing => match (self.refusal.take(), &self.seen) {
+                (Some((refusal, _)), None) => refusal,
+                _ => gone(),
+            },
+        };
+        Verdict::Answered(answer)
+    }
+
+    fn found_another(&mut self, now: Millis) -> Verdict {
+        match std::mem::replace(&mut self.of_another, OfAnother::Refused) {
+            OfAnother::Refused => Verdict::Answered(other_request()),
+            OfAnother::BeginsAlone(matched) => Verdict::BeginsAlone(matched),
+            OfAnother::BeginsNothing => Verdict::Answered(match self.refusal.take() {
+                Some((refusal, _)) => refusal,
+                None => gone(),
+            }),
+            OfAnother::Joined(_) if now >= self.until => Verdict::Answered(gone()),
+            OfAnother::Joined(other) => {
+                // It may have changed in between: then this one is right again.
+                self.of_another = OfAnother::Joined(std::mem::replace(&mut self.start, other));
+                Verdict::Waits
+            }
+        }
     }
 }
 
 /// As long as the client of a saga that begins now.
-fn waits_until(definition: &Definition, now: Millis) -> Millis {
+pub(super) fn waits_until(definition: &Definition, now: Millis) -> Millis {
     let deadline_ms = u64::try_from(definition.deadline.as_millis()).unwrap_or(u64::MAX);
     now.saturating_add(deadline_ms).saturating_add(CLIENT_GRACE_MS)
 }
@@ -56,54 +152,33 @@ impl Waiting {
             self.poll_at = None;
         }
     }
+
+    fn held_bytes(&self) -> usize {
+        self.clients.values().map(Wait::held_bytes).fold(0, usize::saturating_add)
+    }
 }
 
 impl<J: Journal> Coordinator<J> {
-    /// Answers a client whose start key has begun a saga before, or lets it wait. False: as far as is known at once there is
-    /// none, and the request begins one.
-    pub(super) fn repeats(
-        &mut self,
-        host: &mut impl Host,
-        client: Client,
-        definition: &Definition,
-        start: &StartKey,
-    ) -> bool {
-        match self.journal.find(host, start) {
-            Found::Nothing => return false,
-            Found::OtherRequest => host.reply(client, &other_request()),
-            Found::Ended(reply) => host.reply(client, &replayed(reply)),
-            Found::Unreadable => host.reply(client, &unreadable()),
-            Found::UnderWay(_) | Found::Asked => {
-                self.wait(host, client, Wait::of(start, waits_until(definition, host.now())))
-            }
-        }
-        true
-    }
-
-    /// A request that cannot begin a saga may ask for the end of one that has begun: what that is known by does not have
-    /// all that a saga reads.
-    pub(super) fn refuse_unless_begun_before(
-        &mut self,
-        host: &mut impl Host,
-        client: Client,
-        definition: &Definition,
-        start: Option<&StartKey>,
-        refusal: Reply,
-    ) {
+    /// Answers a client as what was found says, or lets it wait.
+    pub(super) fn answer_or_wait(&mut self, host: &mut impl Host, client: Client, mut wait: Wait, found: Found) {
         let now = host.now();
-        match start {
-            Some(start) if self.journal.look(host, start, now) != Found::Nothing => {
-                let wait = Wait::of(start, waits_until(definition, now));
-                self.wait(host, client, Wait { refusal: Some(refusal), ..wait });
-            }
-            _ => host.reply(client, &refusal),
+        match wait.verdict(found, now) {
+            Verdict::Answered(reply) => host.reply(client, &reply),
+            Verdict::Waits => self.wait(host, client, wait),
+            Verdict::BeginsAlone(matched) => self.begin_unless_full(host, *matched, None, None),
         }
     }
 
-    /// Lets a client wait for the end of the saga that has begun under its start key.
+    /// Lets a client wait for the end of the saga that has begun under its key. As many may wait as sagas may be under
+    /// way.
     pub(super) fn wait(&mut self, host: &mut impl Host, client: Client, wait: Wait) {
-        if self.waiting.count() >= self.limits.max_sagas {
-            return host.reply(client, &Problem::fate_unknown("as many clients wait for sagas as this proxy takes"));
+        let held_bytes = wait.held_bytes();
+        let bytes_fit = held_bytes == 0
+            || self.held_bytes.saturating_add(self.waiting.held_bytes()).saturating_add(held_bytes)
+                <= self.limits.max_bytes;
+        if self.waiting.count() >= self.limits.max_sagas || !bytes_fit {
+            let detail = "as many requests wait for sagas that were begun before as this proxy lets wait";
+            return host.reply(client, &Problem::fate_unknown(detail));
         }
         self.waiting.clients.insert(client, wait);
         self.waiting.poll_at.get_or_insert(host.now().saturating_add(POLL_MS));
@@ -115,29 +190,14 @@ impl<J: Journal> Coordinator<J> {
             return;
         }
         for (client, mut wait) in std::mem::take(&mut self.waiting.clients) {
-            let answer = match self.journal.look(host, &wait.start, now) {
-                Found::Ended(reply) => replayed(reply),
-                Found::OtherRequest => other_request(),
-                Found::UnderWay(open) if now >= wait.until => still_working(&open),
-                Found::Asked if now >= wait.until => match &wait.seen {
-                    Some(open) => still_working(open),
-                    None => Problem::fate_unknown("the journal does not answer"),
-                },
-                found @ (Found::UnderWay(_) | Found::Asked) => {
-                    if let Found::UnderWay(open) = found {
-                        wait.seen = Some(open);
-                    }
+            let found = self.journal.look(host, &wait.start, now);
+            match wait.verdict(found, now) {
+                Verdict::Answered(reply) => host.reply(client, &reply),
+                Verdict::BeginsAlone(matched) => self.begin_unless_full(host, *matched, None, None),
+                Verdict::Waits => {
                     self.waiting.clients.insert(client, wait);
-                    continue;
                 }
-                Found::Unreadable => unreadable(),
-                // It was never sent anything, or has been forgotten since it ended.
-                Found::Nothing => {
-                    let gone = || Problem::fate_unknown("the saga that was begun before is gone");
-                    wait.refusal.unwrap_or_else(gone)
-                }
-            };
-            host.reply(client, &answer);
+            }
         }
         let waits = !self.waiting.clients.is_empty();
         self.waiting.poll_at = waits.then(|| now.saturating_add(POLL_MS));
@@ -150,7 +210,11 @@ fn replayed(mut reply: Reply) -> Reply {
     reply
 }
 
-/// As in an upgrade: a proxy of the newer kind can tell.
+fn gone() -> Reply {
+    Problem::fate_unknown("the saga that was begun before is gone")
+}
+
+/// A proxy with the newer module can tell, as in an upgrade.
 fn unreadable() -> Reply {
     Problem::fate_unknown("what has begun under this idempotency-key cannot be read by this proxy")
 }

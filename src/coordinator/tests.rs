@@ -12,6 +12,7 @@ use crate::facts::ParticipantResponse;
 use crate::journal::{Conflict, SharedJournal, Version};
 
 mod elsewhere;
+mod keys;
 
 type Values = Rc<RefCell<BTreeMap<String, (Vec<u8>, Version)>>>;
 
@@ -99,6 +100,20 @@ fn with_key(client: Client, definition: &Arc<Definition>, body: &str, key: &str)
     let mut matched = request(client, definition, body);
     matched.request.headers.push(("idempotency-key".to_owned(), key.as_bytes().to_vec()));
     matched
+}
+
+/// As a proxy in front sends it that may send it again.
+fn attempt(client: Client, definition: &Arc<Definition>, body: &str, count: u32) -> MatchedRequest {
+    let mut matched = request(client, definition, body);
+    let headers = [("x-request-id", "r1".to_owned()), ("x-envoy-attempt-count", count.to_string())];
+    matched.request.headers.extend(headers.map(|(name, value)| (name.to_owned(), value.into_bytes())));
+    matched
+}
+
+/// Last part of the type of a problem; empty: it is none.
+fn kind_of(reply: &Reply) -> String {
+    let body: serde_json::Value = serde_json::from_str(reply.body.as_deref().unwrap_or_default()).unwrap_or_default();
+    body["type"].as_str().unwrap_or_default().rsplit(':').next().unwrap_or_default().to_owned()
 }
 
 fn request(client: Client, definition: &Arc<Definition>, body: &str) -> MatchedRequest {
@@ -406,70 +421,4 @@ fn who_does_not_wait_for_a_repeated_request_any_more_is_forgotten() {
     coordinator.begin(&mut proxy, with_key(2, &trip, ANN, "k"));
     coordinator.client_gone(2);
     assert_eq!((coordinator.waiting.count(), coordinator.waiting.next_due()), (0, Millis::MAX));
-}
-
-/// The `attempt`th attempt of a proxy in front, of the request with that id.
-fn attempt(client: Client, definition: &Arc<Definition>, attempt: u32, id: &str) -> MatchedRequest {
-    let mut matched = request(client, definition, ANN);
-    let headers = [("x-envoy-attempt-count", attempt.to_string()), ("x-request-id", id.to_owned())];
-    matched.request.headers.extend(headers.map(|(name, value)| (name.to_owned(), value.into_bytes())));
-    matched
-}
-
-fn statuses(proxy: &Proxy) -> Vec<(Client, u16)> {
-    proxy.replies.iter().map(|(client, reply)| (*client, reply.status)).collect()
-}
-
-#[test]
-fn a_proxy_in_front_that_tries_again_gets_the_saga_of_its_first_attempt() {
-    let (mut proxy, mut coordinator, trip) = setting();
-    coordinator.begin(&mut proxy, attempt(1, &trip, 1, "r1"));
-    coordinator.client_gone(1);
-    coordinator.begin(&mut proxy, attempt(2, &trip, 2, "r1"));
-    assert_eq!((proxy.dispatched.len(), coordinator.open()), (2, 1), "it waits for the first");
-    coordinator.ended(&mut proxy, 100, answered(200));
-    coordinator.ended(&mut proxy, 101, answered(200));
-    proxy.now += 1_000;
-    coordinator.due(&mut proxy);
-    assert_eq!(statuses(&proxy), [(2, 200)]);
-    assert_eq!(header_of(&proxy.replies[0].1, "idempotency-replayed").as_deref(), Some("true"));
-}
-
-#[test]
-fn a_second_attempt_whose_first_never_came_begins_the_saga() {
-    let (mut proxy, mut coordinator, trip) = setting();
-    coordinator.begin(&mut proxy, attempt(1, &trip, 2, "r1"));
-    assert_eq!(proxy.dispatched.len(), 2);
-}
-
-#[test]
-fn two_first_attempts_under_one_request_id_are_two_sagas() {
-    let (mut proxy, mut coordinator, trip) = setting();
-    coordinator.begin(&mut proxy, attempt(1, &trip, 1, "r1"));
-    coordinator.begin(&mut proxy, attempt(2, &trip, 1, "r1"));
-    assert_eq!((proxy.dispatched.len(), coordinator.open()), (4, 2));
-}
-
-#[test]
-fn known_keys_are_answered_also_when_no_further_saga_is_taken() {
-    let (mut proxy, mut coordinator, trip) = setting();
-    coordinator.begin(&mut proxy, with_key(1, &trip, ANN, "k1"));
-    coordinator.ended(&mut proxy, 100, answered(200));
-    coordinator.ended(&mut proxy, 101, answered(200));
-    for client in [2, 3] {
-        coordinator.begin(&mut proxy, with_key(client, &trip, ANN, &format!("k{client}")));
-    }
-    // Two are under way, which is the limit.
-    coordinator.begin(&mut proxy, with_key(4, &trip, ANN, "k1"));
-    coordinator.begin(&mut proxy, with_key(5, &trip, r#"{"guest": "bob"}"#, "k1"));
-    coordinator.begin(&mut proxy, with_key(6, &trip, ANN, "k6"));
-    coordinator.begin(&mut proxy, with_key(7, &trip, ANN, "k2"));
-    assert_eq!(statuses(&proxy), [(1, 200), (4, 200), (5, 422), (6, 503)]);
-    let overload = proxy.replies[3].1.body.clone().expect("a problem");
-    assert!(overload.contains("urn:sagabox:problem:overload"), "nothing was sent, which is certain here: {overload}");
-    // Those who wait have a room of their own, which is bounded, too.
-    coordinator.begin(&mut proxy, with_key(8, &trip, ANN, "k2"));
-    coordinator.begin(&mut proxy, with_key(9, &trip, ANN, "k2"));
-    let unknown = proxy.replies.last().and_then(|(_, reply)| reply.body.clone()).expect("a problem");
-    assert!(statuses(&proxy).ends_with(&[(9, 503)]) && unknown.contains("fate-unknown"), "{unknown}");
 }

@@ -39,14 +39,15 @@ impl Inbox {
         self.messages.borrow_mut().push(message);
     }
 
-    /// Leaves a message and wakes the root. False where it cannot be woken; the message is not left then.
-    pub(super) fn leave_and_wake(&self, message: Message) -> bool {
-        self.leave(message);
+    /// Wakes the root and leaves a message for it. Gives the message back if the root cannot be woken.
+    pub(super) fn leave_and_wake(&self, message: Message) -> Result<(), Message> {
+        // The root is called only after this callback has ended.
         let woken = self.enqueue();
         if !woken {
-            self.messages.borrow_mut().pop();
+            return Err(message);
         }
-        woken
+        self.leave(message);
+        Ok(())
     }
 
     /// Wakes the root, which then looks at the paused requests.

@@ -10,13 +10,12 @@ use proxy_wasm::types::{Action, BufferType, MapType};
 use super::gate::{hold_state, set_hold_state};
 use super::host::send;
 use super::inbox::{Inbox, Message};
-use crate::coordinator::{MatchedRequest, too_large};
+use crate::coordinator::{MatchedRequest, not_handed_over, too_large};
 use crate::definition::Definition;
 use crate::facts::ClientRequest;
 use crate::hold::{CREDENTIALS, HELD_PATH, HoldState, NotHeld, ORIGINAL_PATH};
 use crate::matcher::{MatcherTable, RequestHead, Resemblance};
-use crate::planted::{Planted, TRAP_HEADER, planted, trap_where};
-use crate::saga::Problem;
+use crate::planted::{Planted, TRAP_HEADER, TRAP_IN_BEGIN, planted, trap_where};
 
 /// What every stream needs of the configuration.
 #[derive(Debug)]
@@ -132,16 +131,18 @@ impl Stream {
             log::warn!("a request for {} was refused: {}", matched.definition.name, NotHeld::GateMissing.detail());
         }
         send(&NotHeld::GateMissing.reply());
-        self.inbox.leave_and_wake(Message::NotHeld);
+        if self.inbox.leave_and_wake(Message::NotHeld).is_err() {
+            log::warn!("a request that nobody holds was not counted");
+        }
         Action::Pause
     }
 
     fn hand_over(&mut self, body: Vec<u8>) -> Action {
         if let Phase::Collecting(mut matched) = std::mem::replace(&mut self.phase, Phase::Handed) {
             matched.request.body = body;
-            if !self.inbox.leave_and_wake(Message::Begin(*matched)) {
+            if let Err(Message::Begin(matched)) = self.inbox.leave_and_wake(Message::Begin(*matched)) {
                 self.phase = Phase::Refused;
-                send(&Problem::overload("the proxy could not take the saga over"));
+                send(&not_handed_over(&matched));
             }
         }
         Action::Pause
@@ -175,7 +176,7 @@ impl HttpContext for Stream {
             }
             Some(Ok(matched)) => matched,
         };
-        trap_where(|| bytes(TRAP_HEADER).is_some());
+        trap_where(|| bytes(TRAP_HEADER).is_some_and(|value| value != TRAP_IN_BEGIN.as_bytes()));
         self.phase = Phase::Collecting(Box::new(matched));
         if end_of_stream {
             return self.hand_over(Vec::new());

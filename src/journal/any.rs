@@ -62,10 +62,6 @@ impl Journal for AnyJournal {
         of_either!(self, journal => journal.look(store, start, now))
     }
 
-    fn knows_keys_at_once(&self) -> bool {
-        of_either!(self, journal => journal.knows_keys_at_once())
-    }
-
     fn owns(&mut self, store: &mut impl SharedData, saga: &str, now: Millis) -> Ownership {
         of_either!(self, journal => journal.owns(store, saga, now))
     }

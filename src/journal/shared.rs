@@ -261,10 +261,6 @@ impl Journal for SharedJournal {
         index::find(store, start, self.reader)
     }
 
-    fn knows_keys_at_once(&self) -> bool {
-        true
-    }
-
     fn owns(&mut self, store: &mut impl SharedData, saga: &str, _now: Millis) -> Ownership {
         let ours = self.still_lives(store) && self.places.contains_key(saga);
         if ours { Ownership::Ours } else { Ownership::Lost }

@@ -3,9 +3,8 @@
 //! Source: draft-ietf-httpapi-idempotency-key-header. A key is the client's own, so it counts within the saga's name, the
 //! host and the caller's `authorization`. Neither it nor the request is kept, only what they hash to.
 //!
-//! A proxy in front that retries repeats a request without the client's knowing. Envoy numbers its attempts
-//! (`x-envoy-attempt-count`; Istio always does) and gives all of them one `x-request-id`: where the client sends no key, that
-//! is one. Only a second attempt joins a saga by it: two clients may send the same id.
+//! A request without a key that a proxy in front may repeat has one all the same, made of what Envoy tells of the
+//! attempts of one request: `x-request-id` is the same in all of them, `x-envoy-attempt-count` is 1 in the first.
 
 use std::fmt::Write;
 
@@ -19,57 +18,6 @@ use crate::matcher::without_port;
 use crate::planted::{Planted, planted};
 use crate::template::{Facts, RenderError};
 
-/// By what a request is known, and whether it may join a saga that was begun under the same.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub struct RequestKey {
-    /// The key.
-    pub start: StartKey,
-    /// What it makes of a saga that has begun under it.
-    pub role: KeyRole,
-}
-
-/// What a request makes of a saga that has begun under its key.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum KeyRole {
-    /// It joins that saga: the client's own key, or a further attempt of a proxy in front.
-    Joins,
-    /// It begins another all the same: the first attempt of a proxy in front.
-    BeginsAnyway,
-}
-
-impl RequestKey {
-    /// Of a request, which `facts` give to expressions. None: nothing tells that another request is the same.
-    ///
-    /// # Errors
-    /// As [`StartKey::of`].
-    pub fn of(
-        definition: &Definition,
-        request: &ClientRequest,
-        facts: &Json,
-    ) -> Result<Option<RequestKey>, RenderError> {
-        if let Some(start) = StartKey::of(definition, request, facts)? {
-            return Ok(Some(RequestKey { start, role: KeyRole::Joins }));
-        }
-        Ok(of_attempts(definition, request))
-    }
-}
-
-/// The key that the attempts of a proxy in front have in common. None: it does not say which attempt this is.
-fn of_attempts(definition: &Definition, request: &ClientRequest) -> Option<RequestKey> {
-    let attempt: u32 = std::str::from_utf8(&values(request, "x-envoy-attempt-count")).ok()?.trim().parse().ok()?;
-    let id = values(request, "x-request-id");
-    if id.is_empty() || attempt == 0 {
-        return None;
-    }
-    let request_digest = digest_of(request);
-    let (name, host, caller) = scope_of(definition, request);
-    // Another request under the same id is another saga, not an error: the id is no promise of the client.
-    let key = digest([b"attempts", name.as_bytes(), host.as_bytes(), &caller, &id, request_digest.as_bytes()]);
-    let begins_anyway = attempt == 1 || planted(Planted::RetriedRequestBeginsAnew);
-    let role = if begins_anyway { KeyRole::BeginsAnyway } else { KeyRole::Joins };
-    Some(RequestKey { start: StartKey { key, request: request_digest }, role })
-}
-
 /// What a request is known by.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct StartKey {
@@ -77,6 +25,85 @@ pub struct StartKey {
     pub key: String,
     /// SHA-256, in hex, of the request: method, path with query, body. The same key with another request is an error.
     pub request: String,
+}
+
+/// The idempotency key of a request, by who gave it.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum IdempotencyKey {
+    /// The client, or the configured expression.
+    OfClient(StartKey),
+    /// Nobody: a proxy in front sends the request for the first time, and may send it again.
+    OfFirstAttempt(AttemptKeys),
+    /// Nobody: a proxy in front sends the request once more.
+    OfRetry(AttemptKeys),
+}
+
+/// The key that all attempts of one request have, with either sort of attempt that may have begun the saga. The sort takes
+/// the place of the request, which is in the key itself.
+///
+/// A client may give all its requests the same `x-request-id`. Of two equal requests each has a first attempt, and each
+/// first attempt begins a saga; but a first attempt that a retry has overtaken belongs to the saga of the retry.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct AttemptKeys {
+    /// Of a saga that a first attempt has begun.
+    pub first: StartKey,
+    /// Of a saga that a retry has begun.
+    pub retry: StartKey,
+}
+
+impl IdempotencyKey {
+    /// Of a request, which `facts` give to expressions. None: no other request can mean the same saga.
+    ///
+    /// # Errors
+    /// The configured expression cannot be evaluated, or does not give a string.
+    pub fn of(
+        definition: &Definition,
+        request: &ClientRequest,
+        facts: &Json,
+    ) -> Result<Option<IdempotencyKey>, RenderError> {
+        let of_client = StartKey::of(definition, request, facts)?.map(IdempotencyKey::OfClient);
+        Ok(of_client.or_else(|| IdempotencyKey::of_attempt(definition, request)))
+    }
+
+    /// Of an attempt, as Envoy counts them.
+    fn of_attempt(definition: &Definition, request: &ClientRequest) -> Option<IdempotencyKey> {
+        let count = String::from_utf8(values(request, "x-envoy-attempt-count")).ok()?;
+        let count: u32 = count.parse().ok()?;
+        let request_id = values(request, "x-request-id");
+        if count == 0 || request_id.is_empty() || planted(Planted::RetriedRequestBeginsAnew) {
+            return None;
+        }
+        let whole = [request.method.as_bytes(), request.path.as_bytes(), &request.body];
+        let [name, host, caller] = scope(definition, request);
+        let key = digest([b"attempts of one request", &name, &host, &caller, &request_id, digest(whole).as_bytes()]);
+        let begun_by = |sort: &[u8]| StartKey { key: key.clone(), request: digest([sort]) };
+        let keys = AttemptKeys { first: begun_by(b"first attempt"), retry: begun_by(b"retry") };
+        Some(if count == 1 { IdempotencyKey::OfFirstAttempt(keys) } else { IdempotencyKey::OfRetry(keys) })
+    }
+
+    /// Under which the request begins a saga.
+    pub fn begins(&self) -> &StartKey {
+        match self {
+            IdempotencyKey::OfClient(key) => key,
+            IdempotencyKey::OfFirstAttempt(keys) => &keys.first,
+            IdempotencyKey::OfRetry(keys) => &keys.retry,
+        }
+    }
+
+    /// By which the saga is found whose answer the request gets. It is another's if it belongs to another request.
+    pub fn looks_for(&self) -> &StartKey {
+        match self {
+            IdempotencyKey::OfClient(key) => key,
+            IdempotencyKey::OfFirstAttempt(keys) | IdempotencyKey::OfRetry(keys) => &keys.retry,
+        }
+    }
+}
+
+/// What a key counts within: the saga, the host and the caller. A host may be written with or without its port and the
+/// dot of a full name, in any case.
+fn scope(definition: &Definition, request: &ClientRequest) -> [Vec<u8>; 3] {
+    let host = without_port(&request.host).to_ascii_lowercase();
+    [definition.name.clone().into_bytes(), host.into_bytes(), values(request, "authorization")]
 }
 
 impl StartKey {
@@ -95,28 +122,18 @@ impl StartKey {
         if key.is_empty() || planted(Planted::StartKeyIgnored) {
             return Ok(None);
         }
-        let (name, host, caller) = scope_of(definition, request);
+        let [name, host, caller] = scope(definition, request);
         Ok(Some(StartKey {
-            key: digest([name.as_bytes(), host.as_bytes(), &caller, &key]),
-            request: digest_of(request),
+            key: digest([&name, &host, &caller, &key]),
+            request: digest([request.method.as_bytes(), request.path.as_bytes(), &request.body]),
         }))
     }
 }
 
 /// Who begins a saga, as a hash: whoever could not have begun it is told nothing of it.
 pub fn who(definition: &Definition, request: &ClientRequest) -> String {
-    let (name, host, caller) = scope_of(definition, request);
-    digest([name.as_bytes(), host.as_bytes(), &caller])
-}
-
-/// Within what a key counts: the saga's name, the host, and who calls.
-fn scope_of<'a>(definition: &'a Definition, request: &ClientRequest) -> (&'a str, String, Vec<u8>) {
     let host = without_port(&request.host).to_ascii_lowercase();
-    (&definition.name, host, values(request, "authorization"))
-}
-
-fn digest_of(request: &ClientRequest) -> String {
-    digest([request.method.as_bytes(), request.path.as_bytes(), &request.body])
+    digest([definition.name.as_bytes(), host.as_bytes(), &values(request, "authorization")])
 }
 
 /// All lines of a header.
@@ -196,11 +213,64 @@ mod tests {
             assert_ne!(found.key, one.key);
             assert_eq!(found.request, one.request);
         }
-        for host in ["Travel.Example", "travel.example:8080", "travel.example.", "TRAVEL.example.:80"] {
+        for written in ["Travel.Example", "travel.example.", "travel.example:8080", "TRAVEL.example.:443"] {
             let mut same = request();
-            same.host = host.to_owned();
-            assert_eq!(key(None, &same).unwrap().as_ref(), Some(&one), "{host}");
+            same.host = written.to_owned();
+            assert_eq!(key(None, &same).unwrap(), Some(one.clone()), "{written}");
         }
+    }
+
+    fn attempt(count: &str, request_id: &str) -> ClientRequest {
+        let mut request = request();
+        request.headers = vec![
+            ("x-envoy-attempt-count".to_owned(), count.as_bytes().to_vec()),
+            ("x-request-id".to_owned(), request_id.as_bytes().to_vec()),
+        ];
+        request
+    }
+
+    fn idempotency_key(start_key: Option<&str>, request: &ClientRequest) -> Option<IdempotencyKey> {
+        IdempotencyKey::of(&definition(start_key), request, &facts::request(request, &[])).unwrap()
+    }
+
+    #[test]
+    fn a_retry_has_the_key_of_the_first_attempt_and_says_which_it_is() {
+        let Some(IdempotencyKey::OfFirstAttempt(first)) = idempotency_key(None, &attempt("1", "r1")) else {
+            panic!("no first attempt")
+        };
+        let again = ["2", "3"].map(|count| idempotency_key(None, &attempt(count, "r1")).unwrap());
+        assert_eq!(again, [IdempotencyKey::OfRetry(first.clone()), IdempotencyKey::OfRetry(first.clone())]);
+        assert_eq!(first.first.key, first.retry.key);
+        assert_ne!(first.first.request, first.retry.request);
+        assert_eq!((again[0].begins(), again[0].looks_for()), (&first.retry, &first.retry));
+    }
+
+    #[test]
+    fn another_request_under_the_same_request_id_has_another_key() {
+        let key = |request: &ClientRequest| idempotency_key(None, request).unwrap().begins().key.clone();
+        let one = key(&attempt("2", "r1"));
+        let mut changed = [attempt("2", "r2"), attempt("2", "r1"), attempt("2", "r1"), attempt("2", "r1")];
+        changed[1].body.push(b' ');
+        changed[2].path.push('0');
+        changed[3].headers.push(("authorization".to_owned(), b"bob".to_vec()));
+        assert!(changed.iter().all(|request| key(request) != one));
+    }
+
+    #[test]
+    fn a_request_that_nobody_repeats_has_no_key() {
+        for (count, request_id) in [("", "r1"), ("0", "r1"), ("two", "r1"), ("1,1", "r1"), ("1", "")] {
+            assert_eq!(idempotency_key(None, &attempt(count, request_id)), None, "{count:?} {request_id:?}");
+        }
+    }
+
+    #[test]
+    fn the_key_of_the_client_outranks_the_attempt() {
+        let mut both = attempt("2", "r1");
+        both.headers.push(("idempotency-key".to_owned(), b"k1".to_vec()));
+        for start_key in [None, Some("request.body.guest")] {
+            assert!(matches!(idempotency_key(start_key, &both), Some(IdempotencyKey::OfClient(_))));
+        }
+        assert!(matches!(idempotency_key(Some("''"), &both), Some(IdempotencyKey::OfRetry(_))));
     }
 
     #[test]
@@ -239,44 +309,5 @@ mod tests {
         assert!(key(Some("request.body.nights"), &request()).is_err());
         let number = key(Some("1 + 1"), &request()).unwrap_err().to_string();
         assert!(number.contains("not a string"), "{number}");
-    }
-
-    fn attempt(count: Option<&str>, id: &str) -> ClientRequest {
-        let mut request = request();
-        request.headers.remove(0);
-        request.headers.push(("x-request-id".to_owned(), id.as_bytes().to_vec()));
-        let count = count.map(|count| ("x-envoy-attempt-count".to_owned(), count.as_bytes().to_vec()));
-        request.headers.extend(count);
-        request
-    }
-
-    fn known_by(request: &ClientRequest) -> Option<RequestKey> {
-        RequestKey::of(&definition(None), request, &facts::request(request, &[])).unwrap()
-    }
-
-    #[test]
-    fn attempts_of_a_proxy_in_front_have_a_key_in_common_and_only_a_further_one_joins() {
-        let first = known_by(&attempt(Some("1"), "r1")).unwrap();
-        let second = known_by(&attempt(Some("2"), "r1")).unwrap();
-        assert_eq!((first.role, second.role), (KeyRole::BeginsAnyway, KeyRole::Joins));
-        assert_eq!(first.start, second.start);
-        let mut other_body = attempt(Some("2"), "r1");
-        other_body.body.push(b' ');
-        let mut other_caller = attempt(Some("2"), "r1");
-        other_caller.headers[0].1 = b"bob".to_vec();
-        for other in [attempt(Some("2"), "r2"), other_body, other_caller] {
-            assert_ne!(known_by(&other).unwrap().start.key, second.start.key);
-        }
-        for none in [attempt(None, "r1"), attempt(Some("2"), ""), attempt(Some("0"), "r1"), attempt(Some("x"), "r1")] {
-            assert_eq!(known_by(&none), None);
-        }
-    }
-
-    #[test]
-    fn the_clients_own_key_outranks_that_of_a_proxy_in_front() {
-        let mut request = attempt(Some("1"), "r1");
-        request.headers.push(("idempotency-key".to_owned(), b"k1".to_vec()));
-        let known = known_by(&request).unwrap();
-        assert_eq!((known.role, &known.start), (KeyRole::Joins, &key(None, &self::request()).unwrap().unwrap()));
     }
 }

@@ -35,17 +35,20 @@ impl Problem {
         Problem { status, kind, title, detail, members: Map::new() }
     }
 
-    /// The answer where no saga can be taken now.
+    /// The answer if no saga can be taken now, and it is known that none has begun for the request.
     pub fn overload(detail: &str) -> Reply {
-        let mut reply = Problem::new(503, "overload", "No saga can be taken now", detail.to_owned()).into_reply();
-        reply.headers.push(("retry-after".to_owned(), "1".to_owned()));
-        reply
+        Problem::for_now("overload", "No saga can be taken now", detail)
     }
 
-    /// The answer where it is not known whether a saga has begun.
+    /// The answer if it is not known whether a saga has begun for the request, or not how it has ended.
     pub fn fate_unknown(detail: &str) -> Reply {
-        let title = "Whether a saga has begun is not known";
-        let mut reply = Problem::new(503, "fate-unknown", title, detail.to_owned()).into_reply();
+        let title = "What has become of this request is not known now: a saga may have begun for it";
+        Problem::for_now("fate-unknown", title, detail)
+    }
+
+    /// A 503: the same request may be answered in a moment.
+    fn for_now(kind: &'static str, title: &'static str, detail: &str) -> Reply {
+        let mut reply = Problem::new(503, kind, title, detail.to_owned()).into_reply();
         reply.headers.push(("retry-after".to_owned(), "1".to_owned()));
         reply
     }

@@ -111,9 +111,7 @@ impl Saga {
         let busy_until = until(self.timeout_ms(index, CallKind::Transaction));
         let compensation_busy_until = until(self.timeout_ms(index, CallKind::Compensation));
         let Some(runtime) = self.runtime.get_mut(index) else { return };
-        if !planted(Planted::AttemptsForgottenAtTakeover) {
-            runtime.transaction.sent = attempts;
-        }
+        runtime.transaction.sent = attempts;
         // When the owner before had sent what came to unknown is not known.
         if state == StepState::InFlight || saw_unknown {
             runtime.transaction.busy_until = busy_until;

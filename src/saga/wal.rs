@@ -103,10 +103,6 @@ impl Wal {
         }
     }
 
-    pub(super) fn outstanding(&self) -> Option<Arc<Record>> {
-        self.outstanding.as_ref().map(|outstanding| Arc::clone(&outstanding.record))
-    }
-
     pub(super) fn has_outstanding(&self) -> bool {
         self.outstanding.is_some()
     }

@@ -197,7 +197,6 @@ fn rules_that_find(fault: Planted) -> &'static [Rule] {
         Planted::KeyLifetimeIgnored => &[Rule::KeyLifetime],
         Planted::DepthIgnored => &[Rule::Depth],
         Planted::InheritedAttemptNotAwaited => &[Rule::UnderWay],
-        Planted::AttemptsForgottenAtTakeover => &[Rule::Attempts],
         Planted::WrittenOnlyWhenAwaited => &[Rule::Journaled],
         // It is undone for no other reason.
         Planted::RecordsNotCut => &[Rule::Cause],
@@ -239,7 +238,6 @@ fn faults_of(fault: Planted) -> String {
         Planted::KeyLifetimeIgnored => "keys_forgotten=1,works_long=0.3",
         Planted::DepthIgnored => "deep_requests=0.5",
         Planted::InheritedAttemptNotAwaited | Planted::WrittenOnlyWhenAwaited => "works_long=0.3",
-        Planted::AttemptsForgottenAtTakeover => "trap_in_saga=1,answer_lost=0.3,request_lost=0.3,journal_in_etcd=0",
         Planted::RecordsNotCut => "all=0,large_answers=1,journal_in_etcd=1",
         Planted::ToldFromMemory => "works_long=0.3,journal_in_etcd=1,etcd_away=0.7",
         Planted::RetriedRequestBeginsAnew => "front_retries=0.5",

@@ -2,7 +2,7 @@
 
 use std::time::{Duration, Instant};
 
-use harness::envoy::Envoy;
+use harness::envoy::{Envoy, RunningEnvoy};
 use harness::loopback::Client;
 use harness::participant::{Action, Fault, FaultKind};
 use harness::trip::{BodyMode, Downstream, History, STEPS, Trip, TripRequest, per_try_timeout, saga_definition};
@@ -152,8 +152,8 @@ async fn a_client_whose_saga_is_not_undone_in_time_is_told_so_and_the_saga_goes_
     trip.check_filter_is_well().await.unwrap();
 }
 
-/// A proxy in front that gives every attempt half a second, and makes three.
-const IN_FRONT: &str = r#"
+/// A proxy in front that sends a request again if it is not answered in time.
+const RETRYING_PROXY: &str = r#"
 admin: {address: {socket_address: {address: 127.0.0.1, port_value: 0}}}
 static_resources:
   listeners:
@@ -167,47 +167,70 @@ static_resources:
           stat_prefix: front
           route_config:
             virtual_hosts:
-            - name: travel
+            - name: sagabox
               domains: ["*"]
               include_request_attempt_count: true
               routes:
               - match: {prefix: /}
                 route:
-                  cluster: travel
-                  timeout: 10s
-                  retry_policy: {retry_on: "5xx,reset", num_retries: 4, per_try_timeout: 0.5s}
+                  cluster: sagabox
+                  timeout: 20s
+                  retry_policy: {retry_on: "5xx,reset", num_retries: 5, per_try_timeout: 1s}
           http_filters:
           - name: envoy.filters.http.router
             typed_config: {"@type": type.googleapis.com/envoy.extensions.filters.http.router.v3.Router}
   clusters:
-  - name: travel
+  - name: sagabox
     type: STATIC
     connect_timeout: 1s
-    load_assignment: {cluster_name: travel, endpoints: []}
+    load_assignment: {cluster_name: sagabox, endpoints: [{}]}
 "#;
 
-/// Seen without it: two trips. The client sends no key, and knows of no retry.
+async fn retrying_proxy(trip: &Trip, mode: BodyMode) -> RunningEnvoy {
+    let front = Envoy::from_yaml(RETRYING_PROXY).workers(1);
+    front.upstream("sagabox", trip.address(mode)).start().await.unwrap()
+}
+
 #[tokio::test]
-async fn a_proxy_in_front_that_tries_again_books_one_trip() {
+async fn a_trip_that_a_proxy_in_front_asks_for_again_and_again_is_booked_once() {
     let trip = Trip::start_with(|envoy| envoy.workers(2)).await.unwrap();
-    let front = Envoy::from_yaml(IN_FRONT).upstream("travel", trip.address(BodyMode::Option)).start().await.unwrap();
-    let guest = "ona";
-    let slow = Fault::new(guest, Action::Transaction, FaultKind::Delay).delay(Duration::from_millis(1_200));
-    trip.hotel.set_fault(slow).unwrap();
-    let request = TripRequest::of(guest);
-    let url = format!("http://{}/trips", front.listener("front"));
-    let answer = Client::http1().post_json(&url, &request.body(), &[]).await.unwrap();
-    assert_eq!(answer.status, 201, "{answer:?}");
-    assert_eq!(
-        (answer.header("saga-status"), answer.header("idempotency-replayed")),
-        (Some("completed"), Some("true"))
-    );
-    trip.wait_until_held(guest, request.steps(), SOON).await.unwrap();
-    let history = trip.history(guest).unwrap();
-    for step in ["hotel", "flight"] {
-        assert_eq!(history.calls(step, Action::Transaction).len(), 1, "{step}\n{}", history.table());
+    for mode in BodyMode::ALL {
+        let front = retrying_proxy(&trip, mode).await;
+        let guest = format!("quin {mode:?}");
+        let slow = Fault::new(&guest, Action::Transaction, FaultKind::Delay).delay(Duration::from_millis(1_700));
+        trip.hotel.set_fault(slow.clone()).unwrap();
+        trip.car.set_fault(slow).unwrap();
+        let url = format!("http://{}/trips", front.listener("front"));
+        let client = Client::http1().timeout(Duration::from_secs(30));
+        let answer = client.post_json(&url, &TripRequest::of(&guest).with_car().body(), &[]).await.unwrap();
+        assert_eq!((answer.status.as_u16(), answer.header("saga-status")), (201, Some("completed")), "{answer:?}");
+        assert_eq!(answer.header("idempotency-replayed"), Some("true"), "{answer:?}");
+        let retries = front.stats(r"^cluster\.sagabox\.upstream_rq_retry$").await.unwrap();
+        assert!(retries.values().sum::<u64>() >= 3, "the proxy in front was to ask again: {retries:?}");
+
+        let history = trip.history(&guest).unwrap();
+        let broken = history.broken_rules(answer.header("saga-id"), per_try_timeout);
+        assert!(broken.is_empty(), "{}\n{broken:#?}", history.table());
+        for step in STEPS {
+            assert_eq!(history.calls(step, Action::Transaction).len(), 1, "{step}\n{}", history.table());
+        }
+        assert_eq!(trip.held(&guest).unwrap(), STEPS.into());
     }
-    let retries = front.stats(r"^cluster\.travel\.upstream_rq_retry$").await.unwrap();
-    assert!(retries.values().sum::<u64>() >= 2, "the proxy in front has tried again: {retries:?}");
     trip.check_filter_is_well().await.unwrap();
+}
+
+#[tokio::test]
+async fn a_client_that_gives_every_request_one_id_books_every_trip() {
+    let trip = Trip::start().await.unwrap();
+    let front = retrying_proxy(&trip, BodyMode::Option).await;
+    let url = format!("http://{}/trips", front.listener("front"));
+    let client = Client::http1().timeout(Duration::from_secs(30));
+    let mut sagas = std::collections::BTreeSet::new();
+    for guest in ["rhea", "sol", "sol"] {
+        let headers = [("x-request-id", "the-only-one")];
+        let answer = client.post_json(&url, &TripRequest::of(guest).body(), &headers).await.unwrap();
+        assert_eq!((answer.status.as_u16(), answer.header("idempotency-replayed")), (201, None), "{answer:?}");
+        sagas.extend(answer.header("saga-id").map(str::to_owned));
+    }
+    assert_eq!(sagas.len(), 3);
 }

@@ -37,6 +37,8 @@ async fn without_etcd_nothing_begins_and_the_client_is_told_at_once() {
         let answer = fleet.ask(0, &TripRequest::of("ann"), key).await.unwrap();
         assert_eq!(answer.status, 503, "{}", answer.text());
         assert!(answer.header("retry-after").is_some() && answer.header("saga-id").is_none(), "{answer:?}");
+        // Nobody can say whether another proxy has begun a saga under this key.
+        assert_eq!(answer.json().unwrap()["type"], "urn:sagabox:problem:fate-unknown");
         assert!(started.elapsed() < Duration::from_secs(3), "{:?}", started.elapsed());
     }
     assert!(nothing_was_sent(&fleet, "ann"));
@@ -63,6 +65,8 @@ async fn a_full_etcd_refuses_new_sagas_and_lets_those_under_way_end() {
     while full.elapsed() < Duration::from_secs(3) {
         let answer = fleet.ask(0, &TripRequest::of("bob"), "key-of-bob").await.unwrap();
         assert_eq!((answer.status.as_u16(), answer.header("saga-id")), (503, None), "{}", answer.text());
+        // A full etcd can still be read.
+        assert_eq!(answer.json().unwrap()["type"], "urn:sagabox:problem:overload");
         tokio::time::sleep(Duration::from_millis(200)).await;
     }
     assert!(nothing_was_sent(&fleet, "bob"));

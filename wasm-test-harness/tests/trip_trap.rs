@@ -7,7 +7,7 @@ use harness::envoy::project_root;
 use harness::loopback::{self, Answer, Client};
 use harness::participant::{Action, Fault, FaultKind};
 use harness::trip::{BodyMode, Trip, TripRequest};
-use sagabox::planted::TRAP_HEADER;
+use sagabox::planted::{TRAP_HEADER, TRAP_IN_BEGIN};
 
 /// Under way when the VM ends.
 const SAGAS: usize = 100;
@@ -96,4 +96,26 @@ async fn every_saga_of_a_vm_that_traps_ends_and_who_asks_again_gets_its_answer()
     assert_eq!(trip.counter("illegal_events").await.unwrap(), 0, "{}", trip.envoy.log());
     assert_eq!(trip.counter("sagas_taken_over").await.unwrap(), SAGAS as u64);
     assert_eq!(trip.counter("sagas_quarantined").await.unwrap(), 0);
+}
+
+#[tokio::test]
+async fn the_next_vm_says_what_the_dead_one_was_working_on() {
+    let trip = trip().await;
+    assert_eq!(trip.book(&guest(1)).await.unwrap().status, 201);
+    let headers = [(TRAP_HEADER, TRAP_IN_BEGIN)];
+    let trap = loopback::json_request(&trip.url(BodyMode::Option), &guest(2).body(), &headers).unwrap();
+    let trapped = Client::http1().timeout(Duration::from_secs(5)).begin(trap);
+    let started = Instant::now();
+    let said = loop {
+        let log = trip.envoy.log();
+        if let Some(line) = log.lines().find(|line| line.contains("has died in the middle of its work")) {
+            break line.to_owned();
+        }
+        assert!(started.elapsed() < Duration::from_secs(15), "{log}");
+        tokio::time::sleep(Duration::from_millis(100)).await;
+    };
+    assert!(said.contains("[error]") && said.contains("the begin of saga 0") && said.contains("(book-trip)"), "{said}");
+    trapped.abandon();
+    tokio::time::sleep(Duration::from_secs(3)).await;
+    assert_eq!(trip.envoy.log().matches("has died in the middle").count(), 1, "{}", trip.envoy.log());
 }

@@ -165,6 +165,8 @@ pub fn check(plan: &Plan, outcome: &Outcome) -> (Vec<Violation>, Tally) {
             Happening::VmStarted(_, _, false) => {
                 view.wrong(Rule::Configuration, "a configuration was refused".to_owned());
             }
+            // Somebody else has to tell of a VM that died.
+            Happening::Logged(vm, _, text) if text.contains(DIED) && view.has_lost_vm(vm.0) => {}
             Happening::Logged(_, level, text) if *level >= LOG_ERROR => {
                 view.wrong(Rule::LogError, format!("the filter says: {text}"));
             }
@@ -175,6 +177,9 @@ pub fn check(plan: &Plan, outcome: &Outcome) -> (Vec<Violation>, Tally) {
     let tally = view.end(outcome);
     (view.violations, tally)
 }
+
+/// What the filter says of a VM that never came to the end of a callback.
+const DIED: &str = "has died in the middle of its work";
 
 /// By the ABI: an error, or worse.
 const LOG_ERROR: u32 = 4;

@@ -44,8 +44,9 @@ pub fn kept<'a>(data: impl Iterator<Item = (&'a [u8], &'a [u8])>) -> Kept {
                 Some(head) => kept.open.push(id(&head)),
                 None => kept.unreadable.push(key),
             },
-            ["sagabox", "vm", _, "saga" | "configuration", ..] | ["sagabox", "key", _] | ["sagabox", "lookout", ..] => {
-            }
+            ["sagabox", "vm", _, "saga" | "configuration", ..]
+            | ["sagabox", "key" | "crumb", _]
+            | ["sagabox", "lookout", ..] => {}
             _ => kept.unreadable.push(key),
         }
     }

@@ -288,6 +288,11 @@ impl<'a> View<'a> {
         }
     }
 
+    /// Whether a VM of this proxy has gone.
+    pub(super) fn has_lost_vm(&self, proxy: usize) -> bool {
+        self.gone.keys().any(|vm| vm.0 == proxy)
+    }
+
     pub(super) fn vm_gone(&mut self, vm: VmId, why: &'a str) {
         self.gone.insert(vm, why);
         self.gone_at.insert(vm, self.now);

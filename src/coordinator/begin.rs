@@ -1,0 +1,162 @@
+//! How a request begins a saga, or gets the answer of one that has begun for it.
+//!
+//! A request with an idempotency key is told that no saga can be taken only once it is known that none has begun under
+//! its key.
+
+use std::sync::Arc;
+
+use serde_json::Value as Json;
+
+use super::breadcrumb::Crumb;
+use super::forwarded::forwarded;
+use super::repeated::{OfAnother, Wait, waits_until};
+use super::{Client, Coordinator, Host, Key, MatchedRequest, depth, too_large, too_large_for_the_journal};
+use crate::facts;
+use crate::journal::{self, Found, IdempotencyKey, Journal};
+use crate::planted::{Planted, TRAP_HEADER, TRAP_IN_BEGIN, planted, trap_where};
+use crate::saga::{Begin, Millis, Problem, Reply, Saga};
+
+impl<J: Journal> Coordinator<J> {
+    /// Begins a saga, or answers at once why not: 400 if the request does not give what the first steps need, 413 and
+    /// 503 past the limits. A request that has begun a saga before gets that one's answer.
+    pub fn begin(&mut self, host: &mut impl Host, matched: MatchedRequest) {
+        let client = matched.client;
+        if matched.request.body.len() > self.limits.max_body {
+            return host.reply(client, &too_large(self.limits.max_body));
+        }
+        let facts = matched.definition.start_key.is_some().then(|| facts::request(&matched.request, &matched.params));
+        if facts.is_some() {
+            self.leave_crumb_of_begin(host, &matched, "");
+        }
+        let key = IdempotencyKey::of(&matched.definition, &matched.request, facts.as_ref().unwrap_or(&Json::Null));
+        let key = match key {
+            Ok(Some(key)) => key,
+            Ok(None) => return self.begin_unless_full(host, matched, facts, None),
+            Err(why) => return host.reply(client, &not_usable(format!("start_key: {why}"))),
+        };
+        let is_full = self.is_full(&matched);
+        if is_full && planted(Planted::OverloadToldBeforeTheKeyIsLookedUp) {
+            return host.reply(client, &full());
+        }
+        // What is not known at once is known once the journal takes the first record, or does not.
+        let found = match is_full {
+            true => self.journal.look(host, key.looks_for(), host.now()),
+            false => self.journal.find(host, key.looks_for()),
+        };
+        let until = waits_until(&matched.definition, host.now());
+        match found {
+            Found::Nothing => self.begin_unless_full(host, matched, facts, Some(key)),
+            // An equal request, which was no attempt of this one.
+            Found::OtherRequest if matches!(key, IdempotencyKey::OfFirstAttempt(_)) => {
+                self.begin_unless_full(host, matched, facts, None);
+            }
+            found => {
+                let of_another = OfAnother::of(&key, None);
+                let wait = Wait::of(key.looks_for(), until, of_another);
+                let wait = if is_full { wait.or_refused(full(), host.now()) } else { wait };
+                self.answer_or_wait(host, client, wait, found);
+            }
+        }
+    }
+
+    /// Begins a saga, whatever has begun before. `facts` are the request's, if they are known.
+    pub(super) fn begin_unless_full(
+        &mut self,
+        host: &mut impl Host,
+        matched: MatchedRequest,
+        facts: Option<Json>,
+        key: Option<IdempotencyKey>,
+    ) {
+        let client = matched.client;
+        if self.is_full(&matched) {
+            return host.reply(client, &full());
+        }
+        let Some(depth) = depth::of(&matched.request) else { return host.reply(client, &depth::too_deep()) };
+        let now = host.now();
+        let id = uuid::Builder::from_unix_timestamp_millis(now, &host.random()).into_uuid().to_string();
+        self.leave_crumb_of_begin(host, &matched, &id);
+        trap_where(|| {
+            let asks = |(name, value): &(String, Vec<u8>)| name == TRAP_HEADER && value == TRAP_IN_BEGIN.as_bytes();
+            matched.request.headers.iter().any(asks)
+        });
+        let begin = Begin {
+            definition: Arc::clone(&matched.definition),
+            id,
+            epoch: 1,
+            forwarded: forwarded(&matched.request, &self.forward_headers),
+            request: facts.unwrap_or_else(|| facts::request(&matched.request, &matched.params)),
+            depth,
+            who: journal::who(&matched.definition, &matched.request),
+            bounds: self.journal.bounds(),
+        };
+        match Saga::begin(begin, now) {
+            Err(refused) => {
+                let refusal = match refused.is_too_large {
+                    true => too_large_for_the_journal(),
+                    false => not_usable(refused.to_string()),
+                };
+                let until = waits_until(&matched.definition, now);
+                self.refuse_unless_begun_before(host, client, key.as_ref(), until, refusal);
+            }
+            Ok((saga, actions)) => {
+                let key = self.add(saga, Some(client), key);
+                self.keep_request(key, matched);
+                self.run(host, key, actions, now);
+            }
+        }
+    }
+
+    /// A first attempt may have to begin once more, without its key.
+    fn keep_request(&mut self, key: Key, matched: MatchedRequest) {
+        let Some(entry) = self.sagas.get_mut(&key) else { return };
+        if matches!(entry.start, Some(IdempotencyKey::OfFirstAttempt(_))) {
+            entry.request = Some(Box::new(matched));
+        }
+    }
+
+    /// A request that can begin no saga may ask for the end of one that has begun: what that is known by does not have
+    /// all that a saga reads.
+    pub(super) fn refuse_unless_begun_before(
+        &mut self,
+        host: &mut impl Host,
+        client: Client,
+        key: Option<&IdempotencyKey>,
+        until: Millis,
+        refusal: Reply,
+    ) {
+        let now = host.now();
+        let Some(key) = key else { return host.reply(client, &refusal) };
+        let found = self.journal.look(host, key.looks_for(), now);
+        let wait = Wait::of(key.looks_for(), until, OfAnother::of(key, None)).or_refused(refusal, now);
+        self.answer_or_wait(host, client, wait, found);
+    }
+
+    fn is_full(&self, matched: &MatchedRequest) -> bool {
+        let held_bytes = self.held_bytes.saturating_add(matched.request.body.len());
+        self.sagas.len() >= self.limits.max_sagas || held_bytes > self.limits.max_bytes
+    }
+
+    fn leave_crumb_of_begin(&mut self, host: &mut impl Host, matched: &MatchedRequest, saga: &str) {
+        let (name, callback) = (matched.definition.name.clone(), "the begin".to_owned());
+        let crumb = Crumb { saga: saga.to_owned(), name, step: String::new(), callback };
+        self.breadcrumb.leave(host, &crumb);
+    }
+}
+
+fn full() -> Reply {
+    Problem::overload("as many sagas are under way as this proxy takes")
+}
+
+fn not_usable(detail: String) -> Reply {
+    Problem::new(400, "request-not-usable", "The request does not give what the saga needs", detail).into_reply()
+}
+
+/// The answer to a request that never reached the coordinator.
+pub fn not_handed_over(matched: &MatchedRequest) -> Reply {
+    let what = "the proxy could not take the saga over";
+    let facts = facts::request(&matched.request, &matched.params);
+    match IdempotencyKey::of(&matched.definition, &matched.request, &facts) {
+        Ok(None) => Problem::overload(what),
+        Ok(Some(_)) | Err(_) => Problem::fate_unknown(what),
+    }
+}
