@@ -173,7 +173,7 @@ impl<'a> View<'a> {
     fn is_held_by_nobody(&self, stream: StreamId) -> bool {
         let StreamRecord { client, vm, .. } = &self.history.streams[stream];
         let client = &self.plan.clients[*client];
-        vm.is_some_and(|vm| self.plan.proxies[vm.0].holder_missing) && !(client.body.is_empty() && !client.trailers)
+        vm.is_some_and(|vm| self.plan.proxies[vm.0].holder_missing) && (!client.body.is_empty() || client.trailers)
     }
 
     /// Another client asks for something else under the same key.
