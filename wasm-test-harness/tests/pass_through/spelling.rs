@@ -42,8 +42,11 @@ async fn no_other_spelling_of_a_request_that_begins_a_saga_reaches_the_applicati
                     format!("{line} HTTP/1.1\r\nhost: a\r\ncontent-length: 2\r\nconnection: close\r\n\r\n{{}}");
                 let answer = loopback::exchange(front.envoy.listener(mode.listener()), request.as_bytes(), PATIENCE);
                 let answer = String::from_utf8_lossy(&answer.await.unwrap()).into_owned();
-                let refused = answer.starts_with("HTTP/1.1 400") && answer.contains("urn:sagabox:problem:spelling");
-                assert!(refused && answer.contains("POST /trips,"), "{mode:?} {is_normal} {line}: {answer}");
+                assert!(answer.starts_with("HTTP/1.1 400"), "{mode:?} {is_normal} {line}: {answer}");
+                // Envoy may have made of it what begins a saga: that is refused for the body, which names no guest.
+                let is_spelling = answer.contains("urn:sagabox:problem:spelling") && answer.contains("POST /trips,");
+                let is_usable = is_normal && answer.contains("urn:sagabox:problem:request-not-usable");
+                assert!(is_spelling || is_usable, "{mode:?} {is_normal} {line}: {answer}");
             }
         }
         assert!(front.application.requests().is_empty(), "{is_normal}: {:?}", front.application.requests());
