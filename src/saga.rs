@@ -203,7 +203,9 @@ impl Saga {
         let stuck = (self.state() == SagaState::Compensating && self.stuck().is_none() && !self.begun_too_late)
             .then(|| self.compensating_since.saturating_add(STUCK_AFTER_MS));
         let steps = self.runtime.iter().filter_map(Runtime::next_due);
-        steps.chain(deadline).chain(client).chain(stuck).chain(self.wal.next_due()).min()
+        // A fault that never writes for time alone must not wake for it either: it would wake for ever.
+        let wal = if planted(Planted::WrittenOnlyWhenAwaited) { None } else { self.wal.next_due() };
+        steps.chain(deadline).chain(client).chain(stuck).chain(wal).min()
     }
 
     /// As in `saga-id`.

@@ -64,7 +64,7 @@ impl<'a> View<'a> {
             return self.check_repeated(stream, other, told);
         }
         let Some((status, id)) = of_saga(told) else {
-            return if saga.is_some() && !is_fate_unknown(told) {
+            return if saga.is_some() && !self.is_held_by_nobody(stream) && !is_fate_unknown(told) {
                 Err((Rule::Told, "its saga has begun".to_owned()))
             } else {
                 self.check_refusal(stream, told)
