@@ -116,8 +116,6 @@ faults! {
     InheritedAttemptNotAwaited = "inherited-attempt-not-awaited",
     /// What nothing awaits is not written: that the saga compensates, and results.
     WrittenOnlyWhenAwaited = "written-only-when-awaited",
-    /// All changes go into one record, however large that is.
-    RecordsNotCut = "records-not-cut",
     /// Who takes a saga over takes what was in flight for not sent.
     InFlightTakenForNotSent = "in-flight-taken-for-not-sent",
     /// Who takes a saga over goes on under the definition that it has itself.
@@ -166,8 +164,6 @@ faults! {
     SagaDroppedWithClient = "saga-dropped-with-client",
     /// A request that a proxy in front sends once more begins a saga of its own.
     RetriedRequestBeginsAnew = "retried-request-begins-anew",
-    /// A VM that takes no saga now says so before it looks what has begun under the request's key.
-    OverloadToldBeforeTheKeyIsLookedUp = "overload-told-before-the-key-is-looked-up",
 
     // The proxy.
     /// A saga begins although no gate holds its request.

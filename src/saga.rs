@@ -272,7 +272,12 @@ impl Saga {
 
     fn deadline(&self) -> Millis {
         let late = if planted(Planted::DeadlineIgnored) { 24 * 60 * 60 * 1_000 } else { 0 };
-        self.progress.begun.as_ref().map_or(0, |begun| begun.deadline).saturating_add(late)
+        self.deadline_of_record().saturating_add(late)
+    }
+
+    /// What participants are told: also by a saga that ignores it.
+    fn deadline_of_record(&self) -> Millis {
+        self.progress.begun.as_ref().map_or(0, |begun| begun.deadline)
     }
 
     /// From when on the client is told that the saga goes on.

@@ -13,7 +13,7 @@ use super::repeated::{OfAnother, Wait, waits_until};
 use super::{Client, Coordinator, Host, Key, MatchedRequest, depth, too_large, too_large_for_the_journal};
 use crate::facts;
 use crate::journal::{self, Found, IdempotencyKey, Journal};
-use crate::planted::{Planted, TRAP_HEADER, TRAP_IN_BEGIN, planted, trap_where};
+use crate::planted::{TRAP_HEADER, TRAP_IN_BEGIN, trap_where};
 use crate::saga::{Begin, Millis, Problem, Reply, Saga};
 
 impl<J: Journal> Coordinator<J> {
@@ -35,9 +35,6 @@ impl<J: Journal> Coordinator<J> {
             Err(why) => return host.reply(client, &not_usable(format!("start_key: {why}"))),
         };
         let is_full = self.is_full(&matched);
-        if is_full && planted(Planted::OverloadToldBeforeTheKeyIsLookedUp) {
-            return host.reply(client, &full());
-        }
         // What is not known at once is known once the journal takes the first record, or does not.
         let found = match is_full {
             true => self.journal.look(host, key.looks_for(), host.now()),

@@ -138,7 +138,7 @@ impl Saga {
         };
         // Only while the saga runs does its deadline bound what an attempt is good for.
         let left_ms = match (self.state(), request) {
-            (SagaState::Running, _) => self.deadline().saturating_sub(now),
+            (SagaState::Running, _) => self.deadline_of_record().saturating_sub(now),
             (_, Some(request)) => request.timeout_ms.into(),
             (_, None) => 0,
         };

@@ -138,7 +138,7 @@ impl Wal {
     }
 
     fn take_what_fits(&mut self, bounds: Bounds) -> Vec<Change> {
-        if bounds == Bounds::NONE || planted(Planted::RecordsNotCut) {
+        if bounds == Bounds::NONE {
             return std::mem::take(&mut self.unwritten);
         }
         let mut bytes = 0_usize;

@@ -198,11 +198,8 @@ fn rules_that_find(fault: Planted) -> &'static [Rule] {
         Planted::DepthIgnored => &[Rule::Depth],
         Planted::InheritedAttemptNotAwaited => &[Rule::UnderWay],
         Planted::WrittenOnlyWhenAwaited => &[Rule::Journaled],
-        // It is undone for no other reason.
-        Planted::RecordsNotCut => &[Rule::Cause],
         Planted::ToldFromMemory => &[Rule::Journaled, Rule::Told],
         Planted::RetriedRequestBeginsAnew => &[Rule::StartKey],
-        Planted::OverloadToldBeforeTheKeyIsLookedUp => &[Rule::Told],
         Planted::NoHeadersAskedFor => &[Rule::Trap],
         Planted::TickAlwaysSet => &[Rule::Waits, Rule::Pace, Rule::Deadline],
         Planted::OneQueueName => &[Rule::Waits],
@@ -238,10 +235,8 @@ fn faults_of(fault: Planted) -> String {
         Planted::KeyLifetimeIgnored => "keys_forgotten=1,works_long=0.3",
         Planted::DepthIgnored => "deep_requests=0.5",
         Planted::InheritedAttemptNotAwaited | Planted::WrittenOnlyWhenAwaited => "works_long=0.3",
-        Planted::RecordsNotCut => "all=0,large_answers=1,journal_in_etcd=1",
         Planted::ToldFromMemory => "works_long=0.3,journal_in_etcd=1,etcd_away=0.7",
         Planted::RetriedRequestBeginsAnew => "front_retries=0.5",
-        Planted::OverloadToldBeforeTheKeyIsLookedUp => "",
         _ => journal_of(fault),
     };
     format!("{NOTHING_ALONE},{faults}")
