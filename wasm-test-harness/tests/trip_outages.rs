@@ -184,14 +184,14 @@ async fn a_cluster_without_endpoints_until_the_deadline_rejects_its_step() {
 
 #[tokio::test]
 async fn a_cluster_that_envoy_does_not_know_rejects_its_step_at_once() {
-    let edit = |yaml: &mut Yaml| saga_definition(yaml)["steps"][1]["transaction"]["cluster"] = "nowhere".into();
+    let edit = |yaml: &mut Yaml| saga_definition(yaml)["steps"][1]["transaction"]["cluster"] = "unheard-of".into();
     let trip = Trip::start_with(|envoy| envoy.workers(1).edit(edit)).await.unwrap();
     let began = Instant::now();
     let answer = trip.book(&TripRequest::of("max").with_car()).await.unwrap();
     assert!(began.elapsed() < Duration::from_secs(2), "{:?}", began.elapsed());
     assert_compensated(&answer, "flight", ["compensated", "rejected", "not_started"]);
     let told = answer.text();
-    assert!(told.contains("does not know the participant's cluster") && !told.contains("nowhere"), "{told}");
+    assert!(told.contains("does not know the participant's cluster") && !told.contains("unheard-of"), "{told}");
     let history = ended(&trip, "max", &answer, &[]).await;
     assert_eq!(arrived(&history, "hotel", Action::Compensation), [1]);
 }
