@@ -68,7 +68,7 @@ impl<J: Journal> Coordinator<J> {
 
     /// The journal does not take the first record: nothing was sent for it. What may have begun before under its key it
     /// may still be able to say.
-    pub(super) fn has_no_room_in_journal(&mut self, host: &mut impl Host, key: Key) {
+    pub(super) fn refuse_for_lack_of_room(&mut self, host: &mut impl Host, key: Key) {
         let Some(entry) = self.sagas.get_mut(&key) else { return };
         let (client, start, until) = (entry.client, entry.start.take(), entry.saga.client_waits_until());
         self.forget(key);

@@ -32,7 +32,7 @@ impl<J: Journal> Coordinator<J> {
             }
             Acknowledgement::Pending => {}
             Acknowledgement::Lost => self.goes_on_elsewhere(host, key),
-            Acknowledgement::Refused => self.has_no_room_in_journal(host, key),
+            Acknowledgement::Refused => self.refuse_for_lack_of_room(host, key),
             Acknowledgement::TooLarge if self.sagas.get(&key).is_some_and(|entry| entry.saga.has_begun()) => {
                 return Some(Event::TooLarge { sequence });
             }

@@ -37,8 +37,8 @@ impl Lookout {
         self.at
     }
 
-    /// Whether this VM is to look now. One that has no room for what it finds leaves that to another.
-    pub(super) fn is_due(&mut self, store: &mut impl SharedData, has_room: bool, now: Millis) -> bool {
+    /// Takes its turn to look, if it is due and no other VM of the process is the lookout: true where this one is to look. One that has no room for what it finds leaves that to another.
+    pub(super) fn take_turn(&mut self, store: &mut impl SharedData, has_room: bool, now: Millis) -> bool {
         if now < self.at {
             return false;
         }

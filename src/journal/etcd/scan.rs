@@ -75,7 +75,7 @@ impl EtcdJournal {
         }
         let living: BTreeSet<String> = vms.iter().filter_map(name).collect();
         for vm in vms {
-            page.is_referred_to(self.reader.parse(&vm.value.0).map(|row: VmRow| row.definitions).ok());
+            page.keep_definitions_of(self.reader.parse(&vm.value.0).map(|row: VmRow| row.definitions).ok());
         }
         for found in sagas {
             self.look_at(found, &living, &mut page);
@@ -105,7 +105,7 @@ impl EtcdJournal {
                 return;
             }
         };
-        page.is_referred_to(Some(head.definitions.clone()));
+        page.keep_definitions_of(Some(head.definitions.clone()));
         let nobody_s = head.quarantined.is_some() || head.state.has_ended();
         if nobody_s || (living.contains(&head.owner) && !planted(Planted::TakenFromTheLiving)) {
             return;
@@ -119,14 +119,14 @@ impl EtcdJournal {
     fn report(&mut self, key: String, why: &Unreadable) {
         if why.is_for_others() {
             self.leave_alone(key, &why.to_string());
-        } else if self.is_news(&key) {
+        } else if self.remember_as_told(&key) {
             self.news.quarantined.push((key, why.to_string()));
         }
     }
 
     /// What is for a module that knows more is told once.
     pub(super) fn leave_alone(&mut self, key: String, why: &str) {
-        if self.is_news(&key) {
+        if self.remember_as_told(&key) {
             log::warn!("{key}: {why}; it is for a module that knows it");
             let saga = key.strip_prefix(&self.keys.sagas()).unwrap_or(&key).to_owned();
             self.news.left_alone.push((saga, why.to_owned()));
@@ -138,8 +138,8 @@ impl EtcdJournal {
         self.scan.reported.contains(&self.keys.saga(saga))
     }
 
-    /// Nothing was told of this key yet, and there is room to remember that something is.
-    fn is_news(&mut self, key: &str) -> bool {
+    /// Remembers that something is told of this key. False: it was before, or there is no room to remember more.
+    fn remember_as_told(&mut self, key: &str) -> bool {
         self.scan.reported.len() < MAX_REPORTED && self.scan.reported.insert(key.to_owned())
     }
 
@@ -155,8 +155,8 @@ impl EtcdJournal {
 }
 
 impl Page {
-    /// `hash` is none where what refers to them cannot be read.
-    fn is_referred_to(&mut self, hash: Option<String>) {
+    /// Something refers to the definitions of this hash; none where it cannot be read.
+    fn keep_definitions_of(&mut self, hash: Option<String>) {
         match (hash, &mut self.unreferenced) {
             (Some(hash), Some(unreferenced)) => {
                 unreferenced.remove(&hash);

@@ -105,8 +105,8 @@ impl EtcdJournal {
         self.wish(Wish::Take(Box::new(candidate)));
     }
 
-    /// A saga is not being taken over any more, whatever has come of it.
-    fn is_not_being_taken(&mut self, saga: &str) {
+    /// Ends the taking over of a saga, whatever has come of it.
+    fn stop_taking(&mut self, saga: &str) {
         self.takeovers.taking.remove(saga);
         if self.takeovers.taking.is_empty() && std::mem::take(&mut self.takeovers.more) {
             self.scan.begin();
@@ -136,7 +136,7 @@ impl EtcdJournal {
             Some(Ok(_) | Err(NoDefinitions::Gone(_))) => {}
             Some(Err(NoDefinitions::ForOthers(why))) => {
                 self.leave_alone(self.keys.saga(&candidate.saga), &why);
-                self.is_not_being_taken(&candidate.saga);
+                self.stop_taking(&candidate.saga);
                 self.look_for_more_suspects();
                 return Readiness::Moot;
             }
@@ -174,7 +174,7 @@ impl EtcdJournal {
 
     pub(super) fn taken(&mut self, candidate: &Candidate, answer: &TxnAnswer, revision: i64, now: Millis) {
         let saga = &candidate.saga;
-        self.is_not_being_taken(saga);
+        self.stop_taking(saga);
         let heir = self.heir(candidate);
         // The answer to an attempt before this one may have been lost.
         let found = answer.found(0).first().filter(|found| found.value.0 == encode(&heir));
