@@ -87,17 +87,7 @@ fn a_step_that_was_about_to_start_when_the_deadline_passed_is_made_small() {
     world.takes_bytes = 5_000; // etcd is set to take less
     end_as(&mut world, "hotel", booked(9_000));
     world.wait(10_000); // etcd says nothing until the deadline
-    for _ in 0..200 {
-        if world.ended.is_some() {
-            break;
-        }
-        world.acknowledge();
-        if world.in_flight.is_empty() {
-            world.wait_until_due();
-        } else {
-            world.end_attempt(0, Behaviour::Do);
-        }
-    }
+    world.heal();
     assert_eq!(world.ended, Some(SagaState::Compensated), "stuck: {:?}", world.saga.stuck());
 }
 
@@ -236,17 +226,7 @@ fn a_step_that_was_about_to_start_when_another_failed_is_made_small() {
     world.takes_bytes = 5_000; // etcd is set to take less
     end_as(&mut world, "hotel", booked(9_000));
     end(&mut world, "flight", Behaviour::Refuse);
-    for _ in 0..200 {
-        if world.ended.is_some() {
-            break;
-        }
-        world.acknowledge();
-        if world.in_flight.is_empty() {
-            world.wait_until_due();
-        } else {
-            world.end_attempt(0, Behaviour::Do);
-        }
-    }
+    world.heal();
     assert_eq!(world.ended, Some(SagaState::Compensated), "stuck: {:?}", world.saga.stuck());
 }
 
