@@ -15,7 +15,7 @@ use super::answer::Answer;
 use super::api::{Request, Txn, TxnAnswer};
 use super::bundle::{Bundle, MAX_NESTED};
 use super::session::failure;
-use super::takeover::Candidate;
+use super::takeover::{Candidate, Records};
 use super::{EtcdJournal, NOT_NOW_BEFORE_REFUSED, back_off_ms};
 use crate::journal::{Acknowledgement, StartKey};
 use crate::planted::{Planted, planted};
@@ -278,7 +278,14 @@ impl EtcdJournal {
                 log::warn!("whether etcd has done {} writes is not known: {}", group.len(), failure(&answer));
                 let half = (group.len() / 2).max(1);
                 let is_too_large = matches!(answer, Answer::TooLarge(_));
-                for queued in group {
+                let is_alone = group.len() == 1;
+                for mut queued in group {
+                    if let Wish::Take(candidate) = &mut queued.wish
+                        && is_too_large
+                        && is_alone
+                    {
+                        candidate.records = Records::TooLarge;
+                    }
                     // Perhaps the answer takes too long for what they read.
                     let share = if is_too_large || queued.reads_much() { queued.share.min(half) } else { queued.share };
                     self.again(Queued { share, ..queued }, true, now);

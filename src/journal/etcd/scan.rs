@@ -8,7 +8,7 @@ use super::api::{Compare, KeyValue, Request, Txn, TxnAnswer};
 use super::group::{Readiness, Wish};
 use super::kept::{Head, Keys, Owned, VmRow, last_part};
 use super::session::failure;
-use super::takeover::Candidate;
+use super::takeover::{Candidate, Records};
 use crate::journal::replay::Unreadable;
 use crate::planted::{Planted, planted};
 
@@ -111,7 +111,8 @@ impl EtcdJournal {
             return;
         }
         if !planted(Planted::NeverTakenOver) {
-            self.take_over(Candidate { saga: last_part(&key).to_owned(), revision: found.mod_revision.0, head });
+            let (saga, revision) = (last_part(&key).to_owned(), found.mod_revision.0);
+            self.take_over(Candidate { saga, revision, head, records: Records::Read });
         }
     }
 

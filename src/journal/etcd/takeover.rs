@@ -35,6 +35,15 @@ pub(super) struct Candidate {
     pub(super) saga: SagaId,
     pub(super) revision: i64,
     pub(super) head: Head,
+    pub(super) records: Records,
+}
+
+/// Whether what a takeover asks for has the saga's records in it.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Records {
+    Read,
+    /// They are larger than etcd's gateway hands over at once: the saga is taken over to be set aside.
+    TooLarge,
 }
 
 /// Definitions, or why they cannot be read.
@@ -148,12 +157,12 @@ impl EtcdJournal {
             compare.push(Compare::created(&self.keys.vm(&candidate.head.owner), 0));
         }
         compare.push(Compare::created(&self.keys.vm(&self.session.name()), registered));
-        let txn = Txn {
-            compare,
-            success: vec![Request::put(&key, encode(&heir), None), Request::list(&records, None, None, false)],
-            failure: vec![Request::get(&key), Request::list(&records, None, None, false)],
-        };
-        Readiness::Ready(txn)
+        let (mut success, mut failure) = (vec![Request::put(&key, encode(&heir), None)], vec![Request::get(&key)]);
+        if candidate.records == Records::Read {
+            success.push(Request::list(&records, None, None, false));
+            failure.push(Request::list(&records, None, None, false));
+        }
+        Readiness::Ready(Txn { compare, success, failure })
     }
 
     /// The turn of the next one has come.
@@ -189,6 +198,11 @@ impl EtcdJournal {
         let (sequence, epoch, definitions) = (heir.sequence, heir.epoch, heir.definitions.clone());
         self.sagas.insert(saga.clone(), Kept::taken(heir, revision));
         self.takeovers.probations.push_back((now.saturating_add(PROBATION_MS), saga.clone()));
+        if candidate.records == Records::TooLarge {
+            let why = "its records are larger than etcd's gateway hands over at once";
+            self.set_aside(saga, why);
+            return self.news.quarantined.push((saga.clone(), why.to_owned()));
+        }
         let records = self.reader.records(answer.found(1).iter().map(|record| record.value.0.as_slice()), sequence);
         if let Err(why) = &records
             && why.is_for_others()

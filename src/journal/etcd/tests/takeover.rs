@@ -134,3 +134,39 @@ fn a_saga_whose_records_need_more_than_its_head_says_gets_its_old_owner_back() {
     vm.hears(&back, 200, &nested(&[json!({"response_put": {}})]));
     assert!(vm.journal.sagas.is_empty());
 }
+
+/// Such a saga is of a module before this one, or of an etcd with another bound. It may have been taken over already when
+/// the answer was too large, which the second attempt finds.
+#[test]
+fn a_saga_whose_records_are_too_large_to_be_read_is_set_aside_and_asked_for_no_more() {
+    let too_large = json!({"code": 8, "message": "grpc: received message larger than max (5000000 vs. 4194304)"});
+    for was_done in [false, true] {
+        let mut vm = heir(1, 10);
+        let take = vm.asks_one(TXN);
+        let body: Json = serde_json::from_str(&take.body).unwrap();
+        let head = body["success"][0]["request_txn"]["success"][0]["request_put"]["value"].as_str().unwrap();
+        let head = STANDARD.decode(head).unwrap();
+        vm.hears(&take, 429, &too_large);
+
+        vm.now += 1_000;
+        let again = vm.asks_one(TXN);
+        let records = STANDARD.encode("sagabox/record/000/");
+        assert!(take.body.contains(&records) && !again.body.contains(&records), "{}", again.body);
+        let news = if was_done {
+            let found = found(&[("sagabox/saga/000".to_owned(), head)]);
+            let taken = json!({"response_txn": {"succeeded": false, "responses": [found]}});
+            vm.hears(&again, 200, &json!({"succeeded": true, "responses": [taken]}))
+        } else {
+            vm.hears(&again, 200, &nested(&[json!({"response_put": {}})]))
+        };
+        assert_eq!((news.orphans.len(), news.quarantined.len()), (0, 1), "{was_done}: {news:?}");
+        let marks = vm.asks_one(TXN);
+        let body: Json = serde_json::from_str(&marks.body).unwrap();
+        let value = body["success"][0]["request_txn"]["success"][0]["request_put"]["value"].as_str().unwrap();
+        let head: Head = serde_json::from_slice(&STANDARD.decode(value).unwrap()).unwrap();
+        assert!(head.quarantined.is_some_and(|why| why.contains("records")));
+        vm.hears(&marks, 200, &nested(&[json!({"response_put": {}})]));
+        vm.now += 10_000;
+        assert!(vm.asks_for_sagas().is_empty());
+    }
+}
