@@ -14,6 +14,7 @@ use serde_json::Value;
 
 use crate::definition::{Definition, EtcdSettings, Limits};
 
+mod body;
 mod call;
 mod error;
 mod journal;

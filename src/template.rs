@@ -16,6 +16,7 @@
 //! with it, a whole number that fits 64 bits is an `int` and every other number a `double`.
 
 mod body;
+mod body_kind;
 mod budget;
 mod check;
 mod expression;
@@ -25,6 +26,7 @@ mod scan;
 mod scope;
 mod steps;
 mod text;
+mod text_body;
 mod value;
 
 use std::fmt;
@@ -32,6 +34,7 @@ use std::fmt;
 use serde_json::{Map, Value as Json};
 
 pub use body::{Body, BodyError, BodyTemplate};
+pub use body_kind::{BodyKind, FORM};
 pub use expression::Expression;
 pub use reads::Reads;
 pub use scope::Scope;

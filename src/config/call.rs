@@ -2,8 +2,7 @@
 
 use std::time::Duration;
 
-use serde_json::Value;
-
+use super::body;
 use super::error::Errors;
 use super::located::{At, Located, optional, required, unless_faulty};
 use super::names::{self, fault_of_call_header, fault_of_method};
@@ -12,7 +11,7 @@ use super::raw::{RawCall, RawRetry};
 use super::scalar::{Period, show_duration};
 use super::target::{Target, authority, target};
 use crate::definition::{Call, Retry};
-use crate::template::{BodyTemplate, Expression, Place, Scope, Template};
+use crate::template::{Expression, Place, Scope, Template};
 
 const DEFAULT_PER_TRY_TIMEOUT: Duration = Duration::from_secs(5);
 const DEFAULT_KEY_LIFETIME: Duration = Duration::from_secs(24 * 60 * 60);
@@ -51,6 +50,7 @@ pub(super) fn call(
         path,
         headers,
         body: given_body,
+        form: given_form,
         per_try_timeout,
         key_lifetime,
         retry,
@@ -66,7 +66,10 @@ pub(super) fn call(
     let method = method_of(method, &here, errors);
     let path = path_of(path, &here, scope, errors);
     let headers = names::headers(headers, fault_of_call_header, scope, errors);
-    let body = unless_faulty(given_body, errors, |given, errors| body(&given, scope, errors));
+    let has_body = given_body.is_some();
+    let body = body::body(given_body, &headers, scope, errors);
+    let form = body::form(given_form, has_body, &headers, scope, errors);
+    let body = body.and_then(|body| form.map(|form| body.or(form)));
     let per_try_timeout = match (per_try_timeout, part) {
         (None, Part::Transaction) => Some(DEFAULT_PER_TRY_TIMEOUT),
         (None, Part::Compensation(inherited)) => inherited.per_try_timeout,
@@ -113,18 +116,6 @@ fn method_of(method: Option<Located<String>>, here: &str, errors: &mut Errors) -
 fn path_of(path: Option<Located<String>>, here: &str, scope: &Scope, errors: &mut Errors) -> Option<Template> {
     let path = required(path, here, "path", "a path", errors)?;
     names::template(&path, Place::Path, scope, errors)
-}
-
-/// Compiles the body of a call or reply, or records all that is wrong with it.
-pub(super) fn body(source: &At<Value>, scope: &Scope, errors: &mut Errors) -> Option<BodyTemplate> {
-    let faults = match BodyTemplate::compile(&source.value, scope) {
-        Ok(body) => return Some(body),
-        Err(faults) => faults,
-    };
-    for (below, error) in faults.errors {
-        errors.template(&format!("{}{below}", source.path), &error);
-    }
-    None
 }
 
 fn predicate(

@@ -16,6 +16,9 @@ use super::scalar::{Period, Size, Whole};
 /// Header names and values.
 pub(super) type RawHeaders = BTreeMap<String, Located<String>>;
 
+/// Fields of a form by name: templates, numbers or booleans.
+pub(super) type RawForm = BTreeMap<String, Located<Value>>;
+
 /// The configuration of Sagabox.
 #[derive(Debug, Deserr)]
 #[deserr(error = Faults, deny_unknown_fields)]
@@ -271,9 +274,13 @@ pub(super) struct RawCall {
     /// Templates by header name.
     #[deserr(default)]
     pub(super) headers: Option<Located<RawHeaders>>,
-    /// An object or list is sent as JSON, a string as it is; strings in it are templates.
+    /// An object or list is sent as JSON, a string as text; strings in it are templates. In text a value is encoded for
+    /// the `content-type` (form, JSON, XML); text of other types needs `${raw(...)}`.
     #[deserr(default)]
     pub(super) body: Option<Located<Value>>,
+    /// Instead of `body`: the fields of a form, sent as `application/x-www-form-urlencoded`.
+    #[deserr(default)]
+    pub(super) form: Option<Located<RawForm>>,
     /// Longest time of one attempt. Default: 5s.
     #[deserr(default)]
     pub(super) per_try_timeout: Option<Located<Period>>,

@@ -1,5 +1,6 @@
 //! What the client is answered.
 
+use super::body;
 use super::error::{Errors, show};
 use super::located::{At, Located, optional, unless_faulty};
 use super::names::{self, fault_of_reply_header};
@@ -41,11 +42,14 @@ fn reply(
     })
     .map(|status| status.unwrap_or(default_status));
     let headers = names::headers(headers, fault_of_reply_header, scope, errors);
-    let body = unless_faulty(body, errors, |body, errors| {
-        if let Some(status @ (204 | 205 | 304)) = status {
-            errors.push(&body.path, show(&body.value), format!("no body with status {status}"));
+    let body = match (body, status) {
+        (Some(body), Some(status @ (204 | 205 | 304))) => {
+            if let Some(At { path, value }) = body.open(errors) {
+                errors.push(&path, show(&value), format!("no body with status {status}"));
+            }
+            None
         }
-        super::call::body(&body, scope, errors)
-    });
+        (body, _) => body::body(body, &headers, scope, errors),
+    };
     Some(ReplyTemplate { status: status?, headers: headers?, body: body? })
 }

@@ -15,7 +15,7 @@ use serde_json::Value as Json;
 use super::{Call, Definition, ReplyTemplate, Retry, Step, StepIndex};
 use crate::matcher::Matcher;
 use crate::saga::record::RECORD_VERSION;
-use crate::template::{BodyTemplate, Expression, Place, Reads, Scope, Template};
+use crate::template::{BodyKind, BodyTemplate, Expression, Place, Reads, Scope, Template};
 
 /// What is kept under one key.
 #[derive(Debug, Serialize, Deserialize)]
@@ -85,6 +85,13 @@ fn a_day() -> u64 {
 #[derive(Debug, Serialize, Deserialize)]
 struct StoredBody {
     template: Json,
+    #[serde(default, skip_serializing_if = "is_plain")]
+    kind: BodyKind,
+}
+
+// As serde wants it.
+fn is_plain(kind: &BodyKind) -> bool {
+    *kind == BodyKind::Plain
 }
 
 #[derive(Debug, Serialize, Deserialize)]
@@ -251,11 +258,11 @@ impl StoredReply {
 
 impl StoredBody {
     fn of(body: Option<&BodyTemplate>) -> Option<StoredBody> {
-        body.map(|body| StoredBody { template: body.source().clone() })
+        body.map(|body| StoredBody { template: body.source().clone(), kind: body.kind() })
     }
 
     fn load(&self) -> Result<BodyTemplate, String> {
-        BodyTemplate::compile(&self.template, &Scope::checked_before()).map_err(|error| error.to_string())
+        BodyTemplate::compile(&self.template, self.kind, &Scope::checked_before()).map_err(|error| error.to_string())
     }
 }
 
@@ -327,15 +334,18 @@ mod tests {
         };
         let mut undo = call("b");
         undo["retry"] = json!({"base_interval": "3ms"});
-        undo["body"] = json!("${transaction.idempotency_key} of ${transaction.response.code}");
+        undo["headers"] = json!({"Content-Type": "application/x-www-form-urlencoded"});
+        undo["body"] = json!("key=${transaction.idempotency_key}&of=${transaction.response.code}");
         let plain = json!({"name": "a", "transaction": {"destination": {"host": "h.ns.svc", "port": 80},
                            "method": "POST", "path": "/", "body": null}});
+        let form = json!({"name": "f", "transaction": {"cluster": "c", "method": "POST", "path": "/",
+                          "form": {"guest": "${request.body.guest}", "price": 100}}});
         json!({"version": 1, "sagas": [
             {
                 "name": "all", "deadline": "90s", "start_key": "request.headers['Key']",
                 "match": {"method": "POST", "path_template": "/t/{id}", "host": "Travel.example",
                           "headers": [{"name": "X", "exact": "1"}, {"name": "y", "prefix": "2"}, {"name": "z", "present": false}]},
-                "steps": [plain, {"name": "b", "after": ["a"], "when": "'a' in steps", "transaction": call("b"), "compensation": undo}],
+                "steps": [plain, form, {"name": "b", "after": ["a"], "when": "'a' in steps", "transaction": call("b"), "compensation": undo}],
                 "reply": {"completed": {"status": 299, "headers": {"Location": "/${saga.id}"}, "body": "${saga.status}"},
                           "compensated": {"status": 422, "body": {"why": "${saga.reason}", "step": "${saga.failed_step}"}}},
             },

@@ -114,8 +114,10 @@ impl Request {
         let mut body = None;
         if let Some(template) = &call.body {
             let rendered = template.render(facts).map_err(at("body"))?;
-            if rendered.is_json && !headers.iter().any(|(name, _)| name == "content-type") {
-                headers.push(("content-type".to_owned(), "application/json".to_owned()));
+            if let Some(content_type) = rendered.content_type
+                && !headers.iter().any(|(name, _)| name == "content-type")
+            {
+                headers.push(("content-type".to_owned(), content_type.to_owned()));
             }
             body = Some(String::from_utf8_lossy(&rendered.bytes).into_owned());
         }

@@ -93,7 +93,7 @@ impl Saga {
             None => self.default_reply(template.status, state),
             Some(body) => {
                 let rendered = body.render(&facts)?;
-                let json = rendered.is_json.then(|| ("content-type".to_owned(), "application/json".to_owned()));
+                let json = rendered.content_type.map(|media_type| ("content-type".to_owned(), media_type.to_owned()));
                 Reply {
                     status: template.status,
                     headers: json.into_iter().collect(),

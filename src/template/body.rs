@@ -2,26 +2,39 @@
 
 use std::fmt;
 
+use percent_encoding::utf8_percent_encode;
 use serde_json::{Map, Value as Json};
 
-use super::text::{Part, parts};
-use super::{Expression, Facts, Place, Reads, RenderError, Scope, Template, TemplateError, shortened};
+use super::body_kind::{BodyKind, FORM, JSON};
+use super::text::{ENCODED, Part, parts};
+use super::text_body::TextBody;
+use super::{Expression, Facts, Fault, Place, Reads, RenderError, Scope, Template, TemplateError, shortened};
 
 /// A body whose strings are templates.
 ///
-/// An object or a list, a number, a boolean or null is sent as JSON; a string as text. Within JSON, a string that is
-/// one `${...}` and nothing else keeps the type of its value. Names of fields are no templates.
+/// An object or a list, a number, a boolean or null is sent as JSON; a string as text of its [`BodyKind`]. A string that
+/// is one `${...}` and nothing else keeps the type of its value: within JSON, and as a whole body, where an object or a
+/// list becomes JSON. Names of fields are no templates.
 #[derive(Clone, Debug)]
 pub struct BodyTemplate {
     source: Json,
-    node: Node,
+    kind: BodyKind,
+    content: Content,
     reads: Reads,
+}
+
+#[derive(Clone, Debug)]
+enum Content {
+    Json(Node),
+    Text(TextBody),
+    /// One placeholder is the whole body.
+    Whole(Expression),
+    Fields(Vec<(String, Template)>),
 }
 
 #[derive(Clone, Debug)]
 enum Node {
     Constant(Json),
-    /// At the top: the body is text. Below: a JSON string.
     Text(Template),
     Value(Expression),
     List(Vec<Node>),
@@ -52,24 +65,36 @@ impl std::error::Error for BodyError {}
 pub struct Body {
     /// JSON text, or the text itself.
     pub bytes: Vec<u8>,
-    /// Whether it is JSON (`content-type: application/json`).
-    pub is_json: bool,
+    /// What it is, where no header says so. None: nothing is known of it.
+    pub content_type: Option<&'static str>,
+}
+
+impl Body {
+    fn json(value: &Json) -> Body {
+        Body { bytes: value.to_string().into_bytes(), content_type: Some(JSON) }
+    }
+
+    fn text(text: String) -> Body {
+        Body { bytes: text.into_bytes(), content_type: None }
+    }
 }
 
 impl BodyTemplate {
-    /// Compiles `source`, whose expressions may read what `scope` says.
+    /// Compiles `source`, whose expressions may read what `scope` says. If it is text, it is one of this `kind`.
     ///
     /// # Errors
     ///
-    /// Those of [`Template::compile`] and [`Expression::compile`], all of them.
-    pub fn compile(source: &Json, scope: &Scope) -> Result<BodyTemplate, BodyError> {
+    /// Those of [`Template::compile`] and [`Expression::compile`], all of them; a placeholder in text where no value can
+    /// stand.
+    pub fn compile(source: &Json, kind: BodyKind, scope: &Scope) -> Result<BodyTemplate, BodyError> {
         let mut compiler = Compiler { scope, reads: Reads::default(), errors: Vec::new() };
-        let node = match source {
-            Json::String(text) => compiler.text(text, ""),
-            other => compiler.node(other, ""),
+        let content = match source {
+            Json::Object(fields) if kind == BodyKind::Fields => Content::Fields(compiler.fields(fields)),
+            Json::String(text) => compiler.whole_text(text, kind),
+            other => Content::Json(compiler.node(other, "")),
         };
         if compiler.errors.is_empty() {
-            Ok(BodyTemplate { source: source.clone(), node, reads: compiler.reads })
+            Ok(BodyTemplate { source: source.clone(), kind, content, reads: compiler.reads })
         } else {
             Err(BodyError { errors: compiler.errors })
         }
@@ -85,17 +110,35 @@ impl BodyTemplate {
         &self.source
     }
 
+    /// What kind of text it is, if it is text.
+    pub fn kind(&self) -> BodyKind {
+        self.kind
+    }
+
     /// The body.
     ///
     /// # Errors
     ///
     /// An expression that cannot be evaluated, or whose value its place cannot hold.
     pub fn render(&self, facts: &Facts) -> Result<Body, RenderError> {
-        if let Node::Text(template) = &self.node {
-            return Ok(Body { bytes: template.render(facts)?.into_bytes(), is_json: false });
+        match &self.content {
+            // Printed by the library, so that no value can change the structure.
+            Content::Json(node) => Ok(Body::json(&node.render(facts)?)),
+            Content::Text(text) => text.render(facts).map(Body::text),
+            Content::Whole(expression) => match expression.evaluate_json(facts)? {
+                value if self.kind == BodyKind::Json || value.is_object() || value.is_array() => Ok(Body::json(&value)),
+                _ => expression.evaluate_text(facts).map(Body::text),
+            },
+            Content::Fields(fields) => {
+                let mut form = String::new();
+                for (name, template) in fields {
+                    let separator = if form.is_empty() { "" } else { "&" };
+                    let (name, value) = (utf8_percent_encode(name, ENCODED), template.render(facts)?);
+                    form.push_str(&format!("{separator}{name}={}", utf8_percent_encode(&value, ENCODED)));
+                }
+                Ok(Body { bytes: form.into_bytes(), content_type: Some(FORM) })
+            }
         }
-        // Printed by the library, so that no value can change the structure.
-        Ok(Body { bytes: self.node.render(facts)?.to_string().into_bytes(), is_json: true })
     }
 }
 
@@ -127,6 +170,18 @@ fn below(path: &str, name: &str) -> String {
     }
 }
 
+/// Whether one placeholder is all of the body, and no part of a text that it could change: a body of somebody that is
+/// passed on, or a value where nothing is around it. As the only text of a form or of XML a value is encoded as any.
+fn is_whole_body(expression: &Expression, kind: BodyKind) -> bool {
+    let is_passed_on =
+        expression.source().trim() == "request.body" || expression.source().trim().ends_with(".response.body");
+    match kind {
+        BodyKind::Plain | BodyKind::Json => true,
+        BodyKind::Form | BodyKind::Xml => is_passed_on,
+        BodyKind::Fields => false,
+    }
+}
+
 struct Compiler<'a> {
     scope: &'a Scope,
     reads: Reads,
@@ -134,6 +189,51 @@ struct Compiler<'a> {
 }
 
 impl Compiler<'_> {
+    /// A string that is the whole body.
+    fn whole_text(&mut self, source: &str, kind: BodyKind) -> Content {
+        match parts(source, self.scope).as_deref() {
+            Ok([Part::Value(expression)]) if is_whole_body(expression, kind) => {
+                self.reads.extend(expression.reads());
+                return Content::Whole(expression.clone());
+            }
+            _ => {}
+        }
+        match TextBody::compile(source, kind, self.scope) {
+            Ok(text) => {
+                text.expressions().for_each(|expression| self.reads.extend(expression.reads()));
+                Content::Text(text)
+            }
+            Err(error) => {
+                self.errors.push((String::new(), error));
+                Content::Json(Node::Constant(Json::Null))
+            }
+        }
+    }
+
+    /// Fields of a form: texts, numbers and booleans.
+    fn fields(&mut self, fields: &Map<String, Json>) -> Vec<(String, Template)> {
+        let mut compiled = Vec::new();
+        for (name, value) in fields {
+            let source = match value {
+                Json::String(text) => text.clone(),
+                Json::Number(_) | Json::Bool(_) => value.to_string(),
+                Json::Null | Json::Array(_) | Json::Object(_) => {
+                    let fault = Fault::new(value.to_string(), "a text, a number or a boolean: a field of a form");
+                    self.errors.push((below("", name), TemplateError::new(&value.to_string(), None, fault)));
+                    continue;
+                }
+            };
+            match Template::compile(&source, Place::Text, self.scope) {
+                Ok(template) => {
+                    self.reads.extend(template.reads());
+                    compiled.push((name.clone(), template));
+                }
+                Err(error) => self.errors.push((below("", name), error)),
+            }
+        }
+        compiled
+    }
+
     fn node(&mut self, source: &Json, path: &str) -> Node {
         match source {
             Json::String(text) => match parts(text, self.scope).as_deref() {

@@ -30,6 +30,20 @@ pub(super) fn length_of_expression(text: &str) -> Option<usize> {
     None
 }
 
+/// Whether every bracket of `source` is closed in it, and none before it was opened.
+pub(super) fn is_balanced(source: &str) -> bool {
+    let mut open = 0_usize;
+    for (_, byte) in Code::new(source) {
+        match byte {
+            b'(' | b'[' | b'{' => open += 1,
+            b')' | b']' | b'}' if open == 0 => return false,
+            b')' | b']' | b'}' => open -= 1,
+            _ => {}
+        }
+    }
+    open == 0
+}
+
 /// Refuses a source that could exhaust the stack of the parser or of the evaluator.
 pub(super) fn check_size(source: &str) -> Result<(), Fault> {
     if source.len() > MAX_BYTES {

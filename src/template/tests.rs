@@ -6,6 +6,7 @@ mod limits;
 mod places;
 mod properties;
 mod reading;
+mod text_bodies;
 
 use serde_json::{Map, Value as Json, json};
 

@@ -4,6 +4,7 @@ use std::borrow::Cow;
 
 use percent_encoding::{AsciiSet, NON_ALPHANUMERIC, utf8_percent_encode};
 
+use super::text_body::inside_of_raw;
 use super::{Expression, Facts, Fault, Reads, RenderError, Scope, TemplateError, scan};
 
 /// Where a template's text goes; decides what values may look like there.
@@ -21,7 +22,7 @@ pub enum Place {
 }
 
 /// What is percent-encoded in a path: everything but unreserved characters.
-const ENCODED: &AsciiSet = &NON_ALPHANUMERIC.remove(b'-').remove(b'.').remove(b'_').remove(b'~');
+pub(super) const ENCODED: &AsciiSet = &NON_ALPHANUMERIC.remove(b'-').remove(b'.').remove(b'_').remove(b'~');
 
 /// Longest path, header value or authority that is rendered, in bytes. Servers answer longer ones 414 or 431: a
 /// compensation that no participant takes would never end, so it is refused before anything is sent.
@@ -41,6 +42,8 @@ pub struct Template {
 pub(super) enum Part {
     Literal(String),
     Value(Expression),
+    /// `${raw(...)}`, without the `raw`.
+    Raw(Expression),
 }
 
 impl Template {
@@ -51,6 +54,10 @@ impl Template {
     /// Those of [`Expression::compile`]; a `${` without its `}`; literal text that does not fit the place.
     pub fn compile(source: &str, place: Place, scope: &Scope) -> Result<Template, TemplateError> {
         let parts = parts(source, scope)?;
+        if parts.iter().any(|part| matches!(part, Part::Raw(_))) {
+            let expected = "the expression alone: a value is encoded for its place";
+            return Err(TemplateError::new(source, None, Fault::new("`raw(...)`", expected)));
+        }
         if scope.is_judged() {
             check_literals(&parts, place).map_err(|fault| TemplateError::new(source, None, fault))?;
         }
@@ -73,6 +80,15 @@ impl Template {
         &self.source
     }
 
+    /// The text, if nothing in it is a value of a request or an answer.
+    pub fn constant(&self) -> Option<&str> {
+        match self.parts.as_slice() {
+            [] => Some(""),
+            [Part::Literal(literal)] => Some(literal),
+            _ => None,
+        }
+    }
+
     /// The text, fit for its place.
     ///
     /// # Errors
@@ -89,7 +105,7 @@ impl Template {
                     }
                     text.push_str(literal);
                 }
-                Part::Value(expression) => {
+                Part::Value(expression) | Part::Raw(expression) => {
                     let value = expression.evaluate_text(facts)?;
                     let fitted = fitted(&value, self.place).map_err(|reason| expression.error(&reason))?;
                     if self.place == Place::Path {
@@ -116,7 +132,7 @@ impl Template {
 
     fn last_value(&self) -> Option<&Expression> {
         self.parts.iter().rev().find_map(|part| match part {
-            Part::Value(expression) => Some(expression),
+            Part::Value(expression) | Part::Raw(expression) => Some(expression),
             Part::Literal(_) => None,
         })
     }
@@ -141,7 +157,10 @@ pub(super) fn parts(source: &str, scope: &Scope) -> Result<Vec<Part>, TemplateEr
             if !literal.is_empty() {
                 parts.push(Part::Literal(std::mem::take(&mut literal)));
             }
-            parts.push(Part::Value(Expression::compile(expression, scope)?));
+            parts.push(match inside_of_raw(expression) {
+                Some(inside) => Part::Raw(Expression::compile(inside, scope)?),
+                None => Part::Value(Expression::compile(expression, scope)?),
+            });
             rest = after.strip_prefix('}').unwrap_or(after);
         } else {
             literal.push(character);
@@ -174,7 +193,7 @@ fn check_literals(parts: &[Part], place: Place) -> Result<(), Fault> {
     let literals = || {
         parts.iter().filter_map(|part| match part {
             Part::Literal(literal) => Some(literal.as_str()),
-            Part::Value(_) => None,
+            Part::Value(_) | Part::Raw(_) => None,
         })
     };
     let find = |refused: fn(char) -> bool| literals().flat_map(str::chars).find(|&c| refused(c));
@@ -210,7 +229,7 @@ fn check_path(parts: &[Part]) -> Result<(), Fault> {
             }
             Part::Literal(literal) => segments.literal(literal).map_err(dots)?,
             // Some value that is harmless.
-            Part::Value(expression) => segments.value("x", expression),
+            Part::Value(expression) | Part::Raw(expression) => segments.value("x", expression),
         }
     }
     segments.end().map_err(dots)

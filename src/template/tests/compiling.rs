@@ -162,12 +162,13 @@ fn unterminated_and_empty_expressions_in_text_are_refused() {
 #[test]
 fn a_body_reports_every_error_with_its_path() {
     let source = json!({"guest": "${nothing}", "seats": [{"x": "a ${"}, "${request.host}"], "n": 1});
-    let error = BodyTemplate::compile(&source, &compensation()).unwrap_err();
+    let error = BodyTemplate::compile(&source, BodyKind::Plain, &compensation()).unwrap_err();
     let mut paths: Vec<&str> = error.errors.iter().map(|(path, _)| path.as_str()).collect();
     paths.sort_unstable();
     assert_eq!(paths, [".guest", ".seats[0].x"]);
-    let error = BodyTemplate::compile(&json!({"a.b": {"\n\u{9b}": ["${"]}}), &compensation()).unwrap_err();
+    let error =
+        BodyTemplate::compile(&json!({"a.b": {"\n\u{9b}": ["${"]}}), BodyKind::Plain, &compensation()).unwrap_err();
     assert_eq!(error.errors.first().map(|(path, _)| path.as_str()), Some(r#"["a.b"]["\n "][0]"#));
-    let text = BodyTemplate::compile(&json!("${"), &compensation()).unwrap_err();
+    let text = BodyTemplate::compile(&json!("${"), BodyKind::Plain, &compensation()).unwrap_err();
     assert_eq!(text.errors.first().map(|(path, _)| path.as_str()), Some(""));
 }

@@ -160,7 +160,7 @@ proptest! {
     #[test]
     fn no_value_changes_the_structure_of_json(value in hostile()) {
         let source = json!({"one": "${request.body}", "two": ["x ${request.body} y", {"three": "${[request.body]}"}]});
-        let template = BodyTemplate::compile(&source, &compensation()).unwrap();
+        let template = BodyTemplate::compile(&source, BodyKind::Plain, &compensation()).unwrap();
         let body = template.render(&World::with_body(json!(value)).facts()).unwrap();
         let parsed: Json = serde_json::from_slice(&body.bytes).unwrap();
         prop_assert_eq!(parsed, json!({"one": value, "two": [format!("x {value} y"), {"three": [value]}]}));

@@ -31,7 +31,7 @@ fn templates_and_bodies_read_what_their_expressions_read() {
     let template = Template::compile("/a/${request.body.a}?b=${request.host}", Place::Path, &compensation()).unwrap();
     assert_eq!(template.reads().paths().count(), 2);
     let source = json!({"a": "${request.body.a}", "b": ["x${saga.id}", 1]});
-    let body = BodyTemplate::compile(&source, &compensation()).unwrap();
+    let body = BodyTemplate::compile(&source, BodyKind::Plain, &compensation()).unwrap();
     let mut all = template.reads().clone();
     all.extend(body.reads());
     let paths: Vec<String> = all.paths().map(|path| path.join("/")).collect();

@@ -6,7 +6,7 @@
 #![no_main]
 
 use libfuzzer_sys::{fuzz_mutator, fuzz_target};
-use sagabox::template::{BodyTemplate, Expression, Place, Scope, Template};
+use sagabox::template::{BodyKind, BodyTemplate, Expression, Place, Scope, Template};
 use sagabox_fuzz::{Forms, Room, World, mutate, remember};
 use serde_json::Value;
 
@@ -34,7 +34,9 @@ fuzz_target!(|data: &[u8]| {
             check_template(source, place, &scope, [&world, &harmless]);
         }
     }
-    check_body(&input["source"], &scope, &world);
+    for kind in [BodyKind::Plain, BodyKind::Json, BodyKind::Form, BodyKind::Xml, BodyKind::Fields] {
+        check_body(&input["source"], kind, &scope, &world);
+    }
     if let Some(source) = input["source"].as_str() {
         check_expression(source, &scope, world);
     }
@@ -97,8 +99,8 @@ fn structure(path: &str) -> String {
     without_escapes.chars().filter(|&c| !c.is_ascii_alphanumeric() && !"-._~".contains(c)).collect()
 }
 
-fn check_body(source: &Value, scope: &Scope, world: &World) {
-    let template = match BodyTemplate::compile(source, scope) {
+fn check_body(source: &Value, kind: BodyKind, scope: &Scope, world: &World) {
+    let template = match BodyTemplate::compile(source, kind, scope) {
         Ok(template) => template,
         Err(errors) => {
             assert!(!errors.errors.is_empty());
@@ -107,8 +109,9 @@ fn check_body(source: &Value, scope: &Scope, world: &World) {
     };
     match template.render(&world.facts()) {
         Ok(body) => {
-            assert_eq!(body.is_json, !source.is_string());
-            if body.is_json {
+            let is_form = kind == BodyKind::Fields && source.is_object();
+            assert!(source.is_string() || is_form || body.content_type == Some("application/json"));
+            if body.content_type == Some("application/json") && !source.is_string() {
                 let text = std::str::from_utf8(&body.bytes).expect("JSON is UTF-8");
                 // Values may be nested deeper than what parses again.
                 if let Ok(json) = serde_json::from_str(text) {

@@ -112,3 +112,42 @@ fn in_a_reply() {
         refused("sagas.0.reply.completed", value, &format!("sagas[0].reply.completed{begin}"), expected);
     }
 }
+
+#[test]
+fn a_body_whose_values_cannot_be_encoded() {
+    let transaction = "sagas.0.steps.0.transaction";
+    let at = |field: &str| format!("{transaction}.{field}");
+    let form = json!({"content-type": "application/x-www-form-urlencoded"});
+    refused(
+        &at("body"),
+        json!("guest=${request.body.guest}"),
+        "sagas[0].steps[0].transaction.body: found",
+        "`${raw(...)}`",
+    );
+    for (content_type, body, expected) in [
+        ("multipart/form-data; boundary=x", "--x", "no template can build a multipart body"),
+        ("application/xml", "<${request.body.guest}/>", "in text or in the quoted value"),
+        ("application/json", "{\"guest\":", "JSON around"),
+    ] {
+        let changes = [(at("headers"), json!({"Content-Type": content_type})), (at("body"), json!(body))];
+        let changes: Vec<(&str, Value)> = changes.iter().map(|(path, value)| (path.as_str(), value.clone())).collect();
+        let errors = errors_of(&with(&changes));
+        assert_eq!(errors.len(), 1, "{content_type}: {errors:#?}");
+        assert!(errors[0].starts_with("sagas[0].steps[0].transaction.body: found"), "{errors:#?}");
+        assert!(errors[0].contains(expected), "{errors:#?}");
+    }
+    let (headers, body, fields) = (at("headers"), at("body"), at("form"));
+    let accepted = with(&[(&headers, form.clone()), (&body, json!("guest=${request.body.guest}"))]);
+    assert!(from_json(&accepted).is_ok());
+    let accepted =
+        with(&[(&headers, form), (&body, Value::Null), (&fields, json!({"guest": "${request.body.guest}"}))]);
+    assert!(from_json(&accepted).is_ok());
+    refused(&fields, json!({"guest": "Ada"}), "sagas[0].steps[0].transaction.form: found", "either `body` or `form`");
+    let errors = errors_of(&with(&[(&body, Value::Null), (&fields, json!({"guest": ["Ada"], "nights": "${"}))]));
+    assert_eq!(errors.len(), 2, "{errors:#?}");
+    assert!(errors[0].starts_with("sagas[0].steps[0].transaction.form.guest: found"), "{errors:#?}");
+    assert!(errors[1].starts_with("sagas[0].steps[0].transaction.form.nights: found"), "{errors:#?}");
+    let other = json!({"content-type": "text/plain"});
+    let errors = errors_of(&with(&[(&headers, other), (&body, Value::Null), (&fields, json!({"guest": "Ada"}))]));
+    assert!(errors.len() == 1 && errors[0].contains("application/x-www-form-urlencoded"), "{errors:#?}");
+}
