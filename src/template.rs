@@ -21,6 +21,8 @@ mod budget;
 mod check;
 mod expression;
 mod functions;
+mod link;
+mod path;
 mod reads;
 mod scan;
 mod scope;

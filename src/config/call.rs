@@ -64,7 +64,7 @@ pub(super) fn call(
     let target = target(cluster, destination, given_authority, inherited, &here, errors, warnings);
     let authority = target.as_ref().and_then(|target| authority(target, scope, errors));
     let method = method_of(method, &here, errors);
-    let path = path_of(path, &here, scope, errors);
+    let path = path_of(path, &here, scope, errors, warnings);
     let headers = names::headers(headers, fault_of_call_header, scope, errors);
     let has_body = given_body.is_some();
     let body = body::body(given_body, &headers, scope, errors);
@@ -113,9 +113,20 @@ fn method_of(method: Option<Located<String>>, here: &str, errors: &mut Errors) -
     Some(method.value)
 }
 
-fn path_of(path: Option<Located<String>>, here: &str, scope: &Scope, errors: &mut Errors) -> Option<Template> {
+fn path_of(
+    path: Option<Located<String>>,
+    here: &str,
+    scope: &Scope,
+    errors: &mut Errors,
+    warnings: &mut Vec<String>,
+) -> Option<Template> {
     let path = required(path, here, "path", "a path", errors)?;
-    names::template(&path, Place::Path, scope, errors)
+    let template = names::template(&path, Place::Path, scope, errors)?;
+    if let Some(link) = template.encoded_link() {
+        let written = format!("`${{{link}}}` puts a link in as one name, its slashes encoded");
+        warnings.push(format!("{}: {written}; to follow it, write `${{path({link})}}`", path.path));
+    }
+    Some(template)
 }
 
 fn predicate(

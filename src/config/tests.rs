@@ -433,3 +433,19 @@ proptest! {
         }
     }
 }
+
+#[test]
+fn who_puts_a_link_into_a_path_as_a_name_is_warned() {
+    let warnings = |path: &str| {
+        let mut configuration = example();
+        configuration["sagas"][0]["steps"][0]["compensation"]["path"] = json!(path);
+        from_json(&configuration).unwrap().warnings
+    };
+    let warned = warnings("/bookings/${transaction.response.headers.location}");
+    assert_eq!(warned.len(), 1, "{warned:#?}");
+    assert!(warned[0].starts_with("sagas[0].steps[0].compensation.path: "), "{warned:#?}");
+    assert!(warned[0].ends_with("`${path(transaction.response.headers.location)}`"), "{warned:#?}");
+    for path in ["${path(transaction.response.headers['Location'])}", "/${transaction.response.headers.etag}"] {
+        assert_eq!(warnings(path), Vec::<String>::new(), "{path}");
+    }
+}

@@ -6,7 +6,7 @@ use percent_encoding::utf8_percent_encode;
 use serde_json::{Map, Value as Json};
 
 use super::body_kind::{BodyKind, FORM, JSON};
-use super::text::{ENCODED, Part, parts};
+use super::text::{ENCODED, Mark, Part, parts};
 use super::text_body::TextBody;
 use super::{Expression, Facts, Fault, Place, Reads, RenderError, Scope, Template, TemplateError, shortened};
 
@@ -192,7 +192,7 @@ impl Compiler<'_> {
     /// A string that is the whole body.
     fn whole_text(&mut self, source: &str, kind: BodyKind) -> Content {
         match parts(source, self.scope).as_deref() {
-            Ok([Part::Value(expression)]) if is_whole_body(expression, kind) => {
+            Ok([Part::Value(expression, Mark::None)]) if is_whole_body(expression, kind) => {
                 self.reads.extend(expression.reads());
                 return Content::Whole(expression.clone());
             }
@@ -237,7 +237,7 @@ impl Compiler<'_> {
     fn node(&mut self, source: &Json, path: &str) -> Node {
         match source {
             Json::String(text) => match parts(text, self.scope).as_deref() {
-                Ok([Part::Value(expression)]) => {
+                Ok([Part::Value(expression, Mark::None)]) => {
                     self.reads.extend(expression.reads());
                     Node::Value(expression.clone())
                 }

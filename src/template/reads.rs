@@ -49,6 +49,20 @@ impl Reads {
         keep(value, &below)
     }
 
+    /// Whether it is one header of an answer, and one that holds a link.
+    pub(super) fn is_link(&self) -> bool {
+        let mut paths = self.paths.iter();
+        let is_header = |path: &[String]| match path {
+            [.., response, headers, name] => {
+                response == "response"
+                    && headers == "headers"
+                    && matches!(name.as_str(), "location" | "content-location")
+            }
+            _ => false,
+        };
+        paths.next().is_some_and(|path| is_header(path)) && paths.next().is_none()
+    }
+
     /// The paths, in order.
     pub fn paths(&self) -> impl Iterator<Item = &[String]> {
         self.paths.iter().map(Vec::as_slice)

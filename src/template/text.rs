@@ -1,17 +1,16 @@
 //! Texts with `${...}`, and what may come out of them at each place.
 
-use std::borrow::Cow;
+use percent_encoding::{AsciiSet, NON_ALPHANUMERIC};
 
-use percent_encoding::{AsciiSet, NON_ALPHANUMERIC, utf8_percent_encode};
-
-use super::text_body::inside_of_raw;
-use super::{Expression, Facts, Fault, Reads, RenderError, Scope, TemplateError, scan};
+use super::link::LinkPart;
+use super::{Expression, Facts, Fault, Reads, RenderError, Scope, TemplateError, path, scan};
 
 /// Where a template's text goes; decides what values may look like there.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Place {
     /// `:path` of a call, with or without a query. Begins with a literal `/`. Values are percent-encoded but for
-    /// unreserved characters (RFC 3986, 2.3), and no segment of the path becomes `.`, `..` or empty through one.
+    /// unreserved characters (RFC 3986, 2.3), and no segment of the path becomes `.`, `..` or empty through one. Those of
+    /// `path(...)` and `query(...)` are parts of links: checked, and not encoded once more.
     Path,
     /// A header. Values with control characters are refused.
     Header,
@@ -41,9 +40,42 @@ pub struct Template {
 #[derive(Clone, Debug)]
 pub(super) enum Part {
     Literal(String),
-    Value(Expression),
-    /// `${raw(...)}`, without the `raw`.
-    Raw(Expression),
+    Value(Expression, Mark),
+}
+
+/// What is written around the expression of a placeholder.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Mark {
+    /// Nothing: the value is encoded for its place.
+    None,
+    /// `raw(...)`: it goes in as it is.
+    Raw,
+    /// `path(...)`, `query(...)`: it is this part of a link.
+    Link(LinkPart),
+}
+
+impl Mark {
+    const ALL: [(&str, Mark); 3] =
+        [("raw(", Mark::Raw), ("path(", Mark::Link(LinkPart::Path)), ("query(", Mark::Link(LinkPart::Query))];
+
+    /// The mark of a placeholder, and the expression inside of it.
+    fn of(source: &str) -> (Mark, &str) {
+        let marked = Mark::ALL.into_iter().find_map(|(call, mark)| {
+            let inside = source.trim().strip_prefix(call)?.strip_suffix(')')?;
+            scan::is_balanced(inside).then_some((mark, inside))
+        });
+        marked.unwrap_or((Mark::None, source))
+    }
+
+    /// Where it cannot stand, why.
+    pub(super) fn fault_at(self, place: Place) -> Option<Fault> {
+        match self {
+            Mark::None => None,
+            Mark::Link(_) if place == Place::Path => None,
+            Mark::Raw => Some(Fault::new("`raw(...)`", "the expression alone: a value is encoded for its place")),
+            Mark::Link(_) => Some(Fault::new("`path(...)` or `query(...)`", "it in the `path` of a call")),
+        }
+    }
 }
 
 impl Template {
@@ -54,16 +86,19 @@ impl Template {
     /// Those of [`Expression::compile`]; a `${` without its `}`; literal text that does not fit the place.
     pub fn compile(source: &str, place: Place, scope: &Scope) -> Result<Template, TemplateError> {
         let parts = parts(source, scope)?;
-        if parts.iter().any(|part| matches!(part, Part::Raw(_))) {
-            let expected = "the expression alone: a value is encoded for its place";
-            return Err(TemplateError::new(source, None, Fault::new("`raw(...)`", expected)));
+        let misplaced = parts.iter().find_map(|part| match part {
+            Part::Value(_, mark) => mark.fault_at(place),
+            Part::Literal(_) => None,
+        });
+        if let Some(fault) = misplaced {
+            return Err(TemplateError::new(source, None, fault));
         }
         if scope.is_judged() {
             check_literals(&parts, place).map_err(|fault| TemplateError::new(source, None, fault))?;
         }
         let mut reads = Reads::default();
         for part in &parts {
-            if let Part::Value(expression) = part {
+            if let Part::Value(expression, _) = part {
                 reads.extend(expression.reads());
             }
         }
@@ -89,6 +124,16 @@ impl Template {
         }
     }
 
+    /// The expression that puts a link of an answer into a path as if it were a name: its slashes are encoded.
+    pub fn encoded_link(&self) -> Option<&str> {
+        self.parts.iter().find_map(|part| match part {
+            Part::Value(expression, Mark::None) if self.place == Place::Path && expression.reads().is_link() => {
+                Some(expression.source())
+            }
+            _ => None,
+        })
+    }
+
     /// The text, fit for its place.
     ///
     /// # Errors
@@ -96,27 +141,19 @@ impl Template {
     /// An expression that cannot be evaluated, or whose value is null, a list, a map, or does not fit the place.
     pub fn render(&self, facts: &Facts) -> Result<String, RenderError> {
         let mut text = String::new();
-        let mut segments = Segments::default();
-        for part in &self.parts {
-            match part {
-                Part::Literal(literal) => {
-                    if self.place == Place::Path {
-                        segments.literal(literal).map_err(|error| segments.blame(error))?;
+        if self.place == Place::Path {
+            text = path::render(&self.parts, facts)?;
+        } else {
+            for part in &self.parts {
+                match part {
+                    Part::Literal(literal) => text.push_str(literal),
+                    Part::Value(expression, _) => {
+                        let value = expression.evaluate_text(facts)?;
+                        check(&value, self.place).map_err(|reason| expression.error(&reason))?;
+                        text.push_str(&value);
                     }
-                    text.push_str(literal);
-                }
-                Part::Value(expression) | Part::Raw(expression) => {
-                    let value = expression.evaluate_text(facts)?;
-                    let fitted = fitted(&value, self.place).map_err(|reason| expression.error(&reason))?;
-                    if self.place == Place::Path {
-                        segments.value(&fitted, expression);
-                    }
-                    text.push_str(&fitted);
                 }
             }
-        }
-        if self.place == Place::Path {
-            segments.end().map_err(|error| segments.blame(error))?;
         }
         if self.place == Place::Authority && text.is_empty() {
             let source = self.last_value().map_or("", Expression::source);
@@ -132,7 +169,7 @@ impl Template {
 
     fn last_value(&self) -> Option<&Expression> {
         self.parts.iter().rev().find_map(|part| match part {
-            Part::Value(expression) | Part::Raw(expression) => Some(expression),
+            Part::Value(expression, _) => Some(expression),
             Part::Literal(_) => None,
         })
     }
@@ -157,10 +194,8 @@ pub(super) fn parts(source: &str, scope: &Scope) -> Result<Vec<Part>, TemplateEr
             if !literal.is_empty() {
                 parts.push(Part::Literal(std::mem::take(&mut literal)));
             }
-            parts.push(match inside_of_raw(expression) {
-                Some(inside) => Part::Raw(Expression::compile(inside, scope)?),
-                None => Part::Value(Expression::compile(expression, scope)?),
-            });
+            let (mark, expression) = Mark::of(expression);
+            parts.push(Part::Value(Expression::compile(expression, scope)?, mark));
             rest = after.strip_prefix('}').unwrap_or(after);
         } else {
             literal.push(character);
@@ -173,18 +208,17 @@ pub(super) fn parts(source: &str, scope: &Scope) -> Result<Vec<Part>, TemplateEr
     Ok(parts)
 }
 
-/// `value` as it may stand at `place`, or why it may not.
-fn fitted(value: &str, place: Place) -> Result<Cow<'_, str>, String> {
+/// Whether `value` may stand at `place`, or why it may not.
+fn check(value: &str, place: Place) -> Result<(), String> {
     match place {
-        Place::Path => Ok(Cow::from(utf8_percent_encode(value, ENCODED))),
-        Place::Text => Ok(Cow::Borrowed(value)),
+        Place::Path | Place::Text => Ok(()),
         Place::Header => match value.chars().find(|&c| is_control(c)) {
             Some(c) => Err(format!("gives the control character {c:?}, which a header cannot hold")),
-            None => Ok(Cow::Borrowed(value)),
+            None => Ok(()),
         },
         Place::Authority => match value.chars().find(|&c| !is_authority(c)) {
             Some(c) => Err(format!("gives {c:?}, which is no part of `host:port`")),
-            None => Ok(Cow::Borrowed(value)),
+            None => Ok(()),
         },
     }
 }
@@ -193,13 +227,13 @@ fn check_literals(parts: &[Part], place: Place) -> Result<(), Fault> {
     let literals = || {
         parts.iter().filter_map(|part| match part {
             Part::Literal(literal) => Some(literal.as_str()),
-            Part::Value(_) | Part::Raw(_) => None,
+            Part::Value(..) => None,
         })
     };
     let find = |refused: fn(char) -> bool| literals().flat_map(str::chars).find(|&c| refused(c));
     let (character, expected) = match place {
         Place::Text => return Ok(()),
-        Place::Path => (find(|c| !is_path(c)), "a path: characters of a URI, others percent-encoded"),
+        Place::Path => (find(|c| !path::is_path(c)), "a path: characters of a URI, others percent-encoded"),
         Place::Header => (find(is_control), "a header's value without control characters"),
         Place::Authority => (find(|c| !is_authority(c)), "`host:port`"),
     };
@@ -209,42 +243,7 @@ fn check_literals(parts: &[Part], place: Place) -> Result<(), Fault> {
     if place == Place::Authority && parts.is_empty() {
         return Err(Fault::new("nothing", expected));
     }
-    if place == Place::Path { check_path(parts) } else { Ok(()) }
-}
-
-fn check_path(parts: &[Part]) -> Result<(), Fault> {
-    match parts.first() {
-        Some(Part::Literal(literal)) if literal.starts_with('/') && !literal.starts_with("//") => {}
-        _ => {
-            return Err(Fault::new("another beginning", "a path that begins with one literal `/`"));
-        }
-    }
-    let mut segments = Segments { refuse_literal_dots: true, ..Segments::default() };
-    let dots = |_| Fault::new("a segment `.` or `..`", "a path without them");
-    for part in parts {
-        match part {
-            // Each piece by itself: `%` before a value would make an escape of what the value begins with.
-            Part::Literal(literal) if !has_whole_escapes(literal) => {
-                return Err(Fault::new("a `%` without two hexadecimal digits", "a percent-encoded byte: `%25`"));
-            }
-            Part::Literal(literal) => segments.literal(literal).map_err(dots)?,
-            // Some value that is harmless.
-            Part::Value(expression) | Part::Raw(expression) => segments.value("x", expression),
-        }
-    }
-    segments.end().map_err(dots)
-}
-
-fn has_whole_escapes(text: &str) -> bool {
-    text.split('%').skip(1).all(|after| {
-        let mut bytes = after.bytes();
-        (0..2).all(|_| bytes.next().is_some_and(|byte| byte.is_ascii_hexdigit()))
-    })
-}
-
-/// The characters of RFC 3986 for paths and queries, and `[]`, which queries hold in practice.
-fn is_path(c: char) -> bool {
-    c.is_ascii_alphanumeric() || "-._~!$&'()*+,;=:@/?%[]".contains(c)
+    if place == Place::Path { path::check(parts) } else { Ok(()) }
 }
 
 fn is_authority(c: char) -> bool {
@@ -253,65 +252,4 @@ fn is_authority(c: char) -> bool {
 
 fn is_control(c: char) -> bool {
     c < ' ' || c == '\u{7f}'
-}
-
-/// Watches the segments of a path while it is put together: a value must not make one that means another resource.
-#[derive(Default)]
-struct Segments<'a> {
-    segment: String,
-    /// The last expression that has put something into the segment.
-    by: Option<&'a Expression>,
-    in_query: bool,
-    refuse_literal_dots: bool,
-}
-
-impl<'a> Segments<'a> {
-    fn literal(&mut self, text: &str) -> Result<(), &'static str> {
-        for character in text.chars() {
-            match character {
-                _ if self.in_query => return Ok(()),
-                '/' => {
-                    self.end()?;
-                    self.segment.clear();
-                    self.by = None;
-                }
-                '?' => {
-                    self.end()?;
-                    self.in_query = true;
-                }
-                other => self.segment.push(other),
-            }
-        }
-        Ok(())
-    }
-
-    fn value(&mut self, encoded: &str, by: &'a Expression) {
-        if !self.in_query {
-            self.segment.push_str(encoded);
-            self.by = Some(by);
-        }
-    }
-
-    /// Judges the segment that ends here.
-    fn end(&self) -> Result<(), &'static str> {
-        if self.in_query {
-            return Ok(());
-        }
-        // A literal `%2e` means a dot as well; a value cannot bring one.
-        let plain = self.segment.replace("%2e", ".").replace("%2E", ".");
-        match plain.as_str() {
-            "" if self.by.is_some() => Err("gives an empty segment of the path"),
-            "." | ".." if self.by.is_some() || self.refuse_literal_dots => {
-                Err("gives a segment `.` or `..` of the path")
-            }
-            _ => Ok(()),
-        }
-    }
-
-    fn blame(&self, reason: &str) -> RenderError {
-        match self.by {
-            Some(expression) => expression.error(reason),
-            None => RenderError::new(&self.segment, reason),
-        }
-    }
 }

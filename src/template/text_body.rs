@@ -15,8 +15,8 @@ use percent_encoding::utf8_percent_encode;
 use serde_json::Value as Json;
 
 use super::body_kind::BodyKind;
-use super::text::{ENCODED, Part, parts};
-use super::{Expression, Facts, Fault, RenderError, Scope, TemplateError, scan};
+use super::text::{ENCODED, Mark, Part, parts};
+use super::{Expression, Facts, Fault, Place, RenderError, Scope, TemplateError};
 
 /// See the module's text.
 #[derive(Clone, Debug)]
@@ -54,17 +54,17 @@ impl TextBody {
                     reader.literal(&literal);
                     Piece::Literal(literal)
                 }
-                Part::Value(expression) | Part::Raw(expression) if !scope.is_judged() && kind == BodyKind::Plain => {
+                Part::Value(expression, mark)
+                    if kind == BodyKind::Plain && (mark == Mark::Raw || !scope.is_judged()) =>
+                {
                     Piece::Value(expression, Encoding::AsItIs)
                 }
-                Part::Value(expression) => {
+                Part::Value(expression, mark) => {
+                    if let Some(fault) = mark.fault_at(Place::Text) {
+                        return Err(refuse(fault));
+                    }
                     let encoding = reader.value().map_err(refuse)?;
                     Piece::Value(expression, encoding)
-                }
-                Part::Raw(expression) if kind == BodyKind::Plain => Piece::Value(expression, Encoding::AsItIs),
-                Part::Raw(_) => {
-                    let expected = "the expression alone: a value is encoded for this content type";
-                    return Err(refuse(Fault::new("`raw(...)`", expected)));
                 }
             });
         }
@@ -251,10 +251,4 @@ impl Markup {
         }
         markup
     }
-}
-
-/// The expression inside of `raw(...)`, if the whole source is that.
-pub(super) fn inside_of_raw(source: &str) -> Option<&str> {
-    let inside = source.trim().strip_prefix("raw(")?.strip_suffix(')')?;
-    scan::is_balanced(inside).then_some(inside)
 }

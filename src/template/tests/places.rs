@@ -106,3 +106,37 @@ fn an_authority_is_a_host_and_a_port() {
     assert!(refused("outbound|80||hotel", Place::Authority));
     assert!(refused("", Place::Authority));
 }
+
+#[test]
+fn a_link_of_an_answer_is_followed() {
+    let link = |source: &str, link: &str| render(source, Place::Path, json!(link));
+    for (source, given, expected) in [
+        ("${path(request.body)}", "/bookings/h1", "/bookings/h1"),
+        ("${path(request.body)}", "https://hotel.example/bookings/h%201", "/bookings/h%201"),
+        ("${path(request.body)}/cancel?by=${saga.id}", "/bookings/h1", "/bookings/h1/cancel?by=s"),
+        ("${path(request.body)}?${query(request.body)}&x=${request.host}", "/b?id=1", "/b?id=1&x=example.com"),
+        ("/v2/bookings?${query(request.body)}", "https://h/b?id=a%20b", "/v2/bookings?id=a%20b"),
+        ("${path(request.body)}x", "/bookings/", "/bookings/x"),
+        ("${ path(request.body) }", "/bookings/", "/bookings/"),
+    ] {
+        assert_eq!(link(source, given).as_deref(), Ok(expected), "{source} of {given}");
+    }
+    for given in ["bookings/h1", "//evil/x", "/a/../b", "/a?b=1", "/a\r\nx: y", "https://h"] {
+        let error = link("${path(request.body)}", given).unwrap_err();
+        assert_eq!(error.expression, "request.body", "{given}");
+    }
+    assert!(link("${path(request.body)}.", "/bookings/").is_err(), "a segment `.`");
+    for source in [
+        "/x${path(request.body)}",
+        "${path(request.body)}${query(request.body)}",
+        "/a/${query(request.body)}",
+        "${query(request.body)}",
+        "${path(request.body) + path(request.host)}",
+        "/${path()}",
+    ] {
+        assert!(refused(source, Place::Path), "{source}");
+    }
+    for place in [Place::Header, Place::Authority, Place::Text] {
+        assert!(refused("${path(request.body)}", place), "{place:?}");
+    }
+}
