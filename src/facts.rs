@@ -5,6 +5,8 @@ use std::borrow::Cow;
 use percent_encoding::percent_decode_str;
 use serde_json::{Map, Value as Json, json};
 
+use crate::template::BodyKind;
+
 /// A client's request, as it came.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct ClientRequest {
@@ -56,7 +58,7 @@ pub fn request(request: &ClientRequest, params: &[(String, String)]) -> Json {
         "host": request.host,
         "headers": headers,
         "params": first_of_each(params.iter().cloned()),
-        "body": body(&request.body),
+        "body": body(&request.body, is_json(&request.headers)),
     })
 }
 
@@ -66,7 +68,7 @@ pub fn response(response: &ParticipantResponse) -> Json {
     fields.insert("code".to_owned(), Json::from(response.code));
     fields.insert("headers".to_owned(), Json::Object(headers(&response.headers)));
     if let Some(bytes) = &response.body {
-        fields.insert("body".to_owned(), body(bytes));
+        fields.insert("body".to_owned(), body(bytes, is_json(&response.headers)));
     }
     Json::Object(fields)
 }
@@ -90,10 +92,33 @@ fn headers(lines: &[(String, Vec<u8>)]) -> Map<String, Json> {
 /// A body stands some levels deep in what the journal keeps of it, and there the parser reads 127 levels at most.
 const MAX_DEPTH: usize = 100;
 
-/// JSON where it parses, and is not nested more deeply than anybody means it, else text; an empty body is an empty text.
-fn body(bytes: &[u8]) -> Json {
-    let json = serde_json::from_slice(bytes).ok().filter(|json| !is_deeper(json, MAX_DEPTH));
+/// An object or an array is JSON, whatever it is called; anything else only where its content type says so: a text `1.10`
+/// is no number. It has to parse, and must not be nested more deeply than anybody means it. Else it is text; an empty
+/// body is an empty text.
+pub(crate) fn body(bytes: &[u8], is_json: bool) -> Json {
+    let bytes = bytes.strip_prefix(BYTE_ORDER_MARK).unwrap_or(bytes);
+    let has_members = matches!(bytes.trim_ascii_start().first(), Some(b'{' | b'['));
+    let json = Some(bytes).filter(|bytes| (is_json || has_members) && !has_number_token(bytes));
+    let json = json.and_then(|bytes| serde_json::from_slice(bytes).ok()).filter(|json| !is_deeper(json, MAX_DEPTH));
     json.unwrap_or_else(|| Json::String(String::from_utf8_lossy(bytes).into_owned()))
+}
+
+/// Of UTF-8: editors write it, and it means nothing.
+const BYTE_ORDER_MARK: &[u8] = b"\xef\xbb\xbf";
+
+/// Whether a `content-type` among the headers says that the body is JSON.
+fn is_json(headers: &[(String, Vec<u8>)]) -> bool {
+    let content_type = headers.iter().find(|(name, _)| name.eq_ignore_ascii_case("content-type"));
+    let content_type = content_type.map(|(_, value)| String::from_utf8_lossy(value));
+    BodyKind::of(content_type.as_deref()) == Some(BodyKind::Json)
+}
+
+/// `serde_json` takes an object of this one name for a number, whoever wrote it.
+const NUMBER_TOKEN: &[u8] = b"$serde_json::private::";
+
+fn has_number_token(bytes: &[u8]) -> bool {
+    // Few bodies hold a `$` at all.
+    bytes.contains(&b'$') && bytes.windows(NUMBER_TOKEN.len()).any(|window| window == NUMBER_TOKEN)
 }
 
 fn is_deeper(json: &Json, levels: usize) -> bool {

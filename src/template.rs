@@ -13,12 +13,14 @@
 //! optionals: `a.?b`, `a[?b]`, `optional.of`, `optional.none`, `or`, `orValue`, `hasValue`, `value`; all operators.
 //!
 //! A value that is read by its bare path (`${request.body.id}`) is passed on exactly as it came. Where CEL computes
-//! with it, a whole number that fits 64 bits is an `int` and every other number a `double`.
+//! with it, a whole number that fits 64 bits is an `int` and every other number a `double`. A number that neither holds
+//! exactly is passed on digit for digit, and is an error where anything is computed with it.
 
 mod body;
 mod body_kind;
 mod budget;
 mod check;
+mod digits;
 mod expression;
 mod functions;
 mod link;

@@ -87,10 +87,6 @@ impl<'de> Visitor<'de> for Unrepeated<'_> {
         Ok(Value::from(value))
     }
 
-    fn visit_f64<E: Error>(self, value: f64) -> Result<Value, E> {
-        Number::from_f64(value).map(Value::Number).ok_or_else(|| E::custom("a number that is not finite"))
-    }
-
     fn visit_str<E>(self, value: &str) -> Result<Value, E> {
         Ok(Value::from(value))
     }
@@ -108,6 +104,9 @@ impl<'de> Visitor<'de> for Unrepeated<'_> {
     fn visit_map<A: MapAccess<'de>>(self, mut entries: A) -> Result<Value, A::Error> {
         let mut object = Map::new();
         while let Some(key) = entries.next_key::<String>()? {
+            if key == NUMBER {
+                return number(&entries.next_value::<String>()?).map_err(Error::custom);
+            }
             let location = self.location.push_key(&key);
             let value = entries.next_value_seed(Unrepeated { location, ..self })?;
             if object.contains_key(&key) {
@@ -116,6 +115,18 @@ impl<'de> Visitor<'de> for Unrepeated<'_> {
             object.insert(key, value);
         }
         Ok(Value::Object(object))
+    }
+}
+
+/// How `serde_json` hands over a number with its digits: as a map of this one entry.
+const NUMBER: &str = "$serde_json::private::Number";
+
+/// A number as it is written, if a double can tell about how large it is.
+fn number(digits: &str) -> Result<Value, String> {
+    let number: Number = digits.parse().map_err(|error| format!("{digits}: {error}"))?;
+    match number.as_f64() {
+        Some(_) => Ok(Value::Number(number)),
+        None => Err(format!("{digits} is larger than any double")),
     }
 }
 

@@ -31,21 +31,36 @@ fn a_request_is_taken_apart() {
 }
 
 #[test]
-fn a_body_is_json_where_it_parses_and_text_elsewhere() {
-    for (bytes, expected) in [
-        (&b"[1]"[..], json!([1])),
-        (b"12", json!(12)),
-        (b"", json!("")),
-        (b"plain", json!("plain")),
-        (b"{\"a\":", json!("{\"a\":")),
-        (b"1e999", json!("1e999")),
-        (b"\xff", json!("\u{fffd}")),
+fn a_body_is_json_where_its_type_says_so_or_it_has_members() {
+    let json_type = Some("application/merge-patch+json; charset=utf-8");
+    for (content_type, bytes, expected) in [
+        (None, &b"[1]"[..], json!([1])),
+        (Some("text/plain"), b" {\"a\": 1}", json!({"a": 1})),
+        (json_type, b"12", json!(12)),
+        (json_type, b"\"a\"", json!("a")),
+        (json_type, b"plain", json!("plain")),
+        (None, b"12", json!("12")),
+        (Some("text/plain"), b"5e10", json!("5e10")),
+        (Some("text/plain"), b"1.10", json!("1.10")),
+        (None, b"true", json!("true")),
+        (None, b"", json!("")),
+        (json_type, b"", json!("")),
+        (None, b"{\"a\":", json!("{\"a\":")),
+        (json_type, b"\xef\xbb\xbf{\"a\": 1}", json!({"a": 1})),
+        (None, b"\xef\xbb\xbfAda", json!("Ada")),
+        (json_type, b"\xff", json!("\u{fffd}")),
+        // To the parser this is the number 1.
+        (json_type, br#"{"$serde_json::private::Number": "1"}"#, json!(r#"{"$serde_json::private::Number": "1"}"#)),
     ] {
-        let given = ClientRequest { body: bytes.to_vec(), ..ClientRequest::default() };
-        assert_eq!(request(&given, &[]).get("body"), Some(&expected));
+        let headers = content_type.map(|value| ("Content-Type".to_owned(), value.as_bytes().to_vec()));
+        let headers: Vec<_> = headers.into_iter().collect();
+        let given = ClientRequest { body: bytes.to_vec(), headers: headers.clone(), ..ClientRequest::default() };
+        assert_eq!(request(&given, &[]).get("body"), Some(&expected), "{content_type:?}");
+        let answer = ParticipantResponse { code: 200, headers, body: Some(bytes.to_vec()) };
+        assert_eq!(response(&answer).get("body"), Some(&expected), "{content_type:?}");
     }
     let deep = "[".repeat(1000) + &"]".repeat(1000);
-    assert_eq!(body(deep.as_bytes()), json!(deep));
+    assert_eq!(body(deep.as_bytes(), true), json!(deep));
 }
 
 #[test]

@@ -5,7 +5,7 @@ use serde_json::{Value as Json, json};
 
 use crate::definition::{Call, StepIndex};
 use crate::planted::{Planted, planted};
-use crate::template::{Facts, Reads, RenderError};
+use crate::template::{BodyKind, Facts, Reads, RenderError};
 
 /// How deep sagas may call each other: a saga whose participant is its own proxy would begin others without end.
 pub const MAX_DEPTH: u8 = 8;
@@ -161,8 +161,9 @@ impl Request {
             "headers": headers.collect::<serde_json::Map<_, _>>(),
         });
         if let (Some(body), Some(facts)) = (&self.body, facts.as_object_mut()) {
-            let parsed = serde_json::from_str(body).unwrap_or_else(|_| Json::String(body.clone()));
-            facts.insert("body".to_owned(), parsed);
+            let content_type = self.headers.iter().find(|(name, _)| name == "content-type");
+            let kind = BodyKind::of(content_type.map(|(_, value)| value.as_str()));
+            facts.insert("body".to_owned(), crate::facts::body(body.as_bytes(), kind == Some(BodyKind::Json)));
         }
         facts
     }

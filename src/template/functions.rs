@@ -10,6 +10,7 @@ use cel::common::value::{CowVal, Val};
 
 use super::Fault;
 use super::budget::Budget;
+use super::digits::{self, Digits};
 
 /// Lower-cases a text: what headers are indexed by. No source can name it.
 pub(super) const LOWER: &str = "@lower";
@@ -32,6 +33,7 @@ pub(super) static ENVIRONMENT: LazyLock<Arc<Env>> = LazyLock::new(|| {
         .and_then(|()| env.add_overload(ORDERED, "ordered_room_dyn", vec![DYN_TYPE, DYN_TYPE], ordered))
         .and_then(|()| env.add_overload(ADDEND, "addend_dyn", vec![DYN_TYPE], addend))
         .and_then(|()| env.add_overload(ADDEND, "addend_room_dyn", vec![DYN_TYPE, DYN_TYPE], addend))
+        .and_then(|()| env.add_overload("string", "string_digits", vec![Digits::cel_type()], digits::string))
         .and_then(|()| env.add_overload(COPIED, "copied_room_dyn", vec![DYN_TYPE, DYN_TYPE], copied));
     debug_assert!(declared.is_ok(), "names that begin with `@` are taken by nobody else");
     Arc::new(env)

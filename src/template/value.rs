@@ -7,21 +7,32 @@ use cel::common::types::{CelBool, CelDouble, CelInt, CelList, CelMap, CelMapKey,
 use cel::common::value::Val;
 use serde_json::{Map, Number, Value as Json};
 
-/// `json` as a CEL value that borrows its texts. Whole numbers that fit 64 bits are `int`, others `double`.
+use super::digits::{Digits, is_exactly};
+
+/// `json` as a CEL value that borrows its texts. Whole numbers that fit 64 bits are `int`, others `double`; what neither
+/// holds exactly is passed on, but nothing can be computed with it.
 pub(super) fn from_json(json: &Json) -> Box<dyn Val + '_> {
     match json {
         Json::Null => Box::new(CelNull),
         Json::Bool(value) => Box::new(CelBool::from(*value)),
-        Json::Number(number) => match number.as_i64() {
-            Some(value) => Box::new(CelInt::from(value)),
-            None => Box::new(CelDouble::from(number.as_f64().unwrap_or(f64::NAN))),
-        },
+        Json::Number(number) => from_number(number),
         Json::String(text) => Box::new(CelString::from(text.as_str())),
         Json::Array(items) => {
             let items: Vec<Box<dyn Val + '_>> = items.iter().map(from_json).collect();
             Box::new(CelList::from(items))
         }
         Json::Object(fields) => from_fields(fields),
+    }
+}
+
+fn from_number(number: &Number) -> Box<dyn Val> {
+    if let Some(value) = number.as_i64() {
+        return Box::new(CelInt::from(value));
+    }
+    let digits = number.to_string();
+    match number.as_f64().filter(|double| is_exactly(*double, &digits)) {
+        Some(double) => Box::new(CelDouble::from(double)),
+        None => Digits(digits).into_value(),
     }
 }
 
@@ -62,7 +73,10 @@ pub(super) fn to_json(value: &Value) -> Result<Json, String> {
             let fields = fields.into_iter().map(|(name, value)| Ok((name, to_json(value)?)));
             Json::Object(fields.collect::<Result<_, String>>()?)
         }
-        other => return Err(format!("{} cannot be sent as JSON", kind(other))),
+        other => match Digits::of(other) {
+            Some(digits) => Json::Number(digits.0.parse().map_err(|_| format!("{} is no number in JSON", digits.0))?),
+            None => return Err(format!("{} cannot be sent as JSON", kind(other))),
+        },
     })
 }
 
@@ -74,7 +88,10 @@ pub(super) fn to_text(value: &Value) -> Result<String, String> {
         Value::Int(value) => Ok(value.to_string()),
         Value::UInt(value) => Ok(value.to_string()),
         Value::Float(value) if value.is_finite() => Ok(double_to_text(*value)),
-        other => Err(format!("{} cannot be put into text", kind(other))),
+        other => match Digits::of(other) {
+            Some(digits) => Ok(digits.0.clone()),
+            None => Err(format!("{} cannot be put into text", kind(other))),
+        },
     }
 }
 
@@ -83,10 +100,7 @@ pub(super) fn json_to_text(value: &Json) -> Result<String, String> {
     match value {
         Json::String(text) => Ok(text.clone()),
         Json::Bool(value) => Ok(value.to_string()),
-        Json::Number(number) => Ok(match number.as_f64() {
-            Some(double) if number.is_f64() => double_to_text(double),
-            _ => number.to_string(),
-        }),
+        Json::Number(number) => Ok(number.to_string()),
         Json::Null => Err("null cannot be put into text".to_owned()),
         Json::Array(_) => Err("a list cannot be put into text".to_owned()),
         Json::Object(_) => Err("a map cannot be put into text".to_owned()),
@@ -110,6 +124,7 @@ pub(super) fn kind(value: &Value) -> &'static str {
         Value::Bytes(_) => "bytes",
         Value::List(_) => "a list",
         Value::Map(_) => "a map",
+        digits if Digits::of(digits).is_some() => "a number that neither an int nor a double holds exactly",
         Value::Opaque(_) => "an optional (see `orValue`)",
         _ => "this value",
     }

@@ -187,3 +187,24 @@ async fn what_is_undone_is_what_the_participants_link_names() {
     assert_eq!(arrived.len(), 1, "{arrived:?}");
     assert_eq!((arrived[0].method.as_str(), arrived[0].path.as_str()), ("DELETE", "/links/h%201?version=2"));
 }
+
+/// A body, what its path and its body say of it, and what is called.
+#[tokio::test]
+async fn a_number_keeps_its_digits_and_a_text_stays_text() {
+    let echo = json!({"path": "/echo/${request.body.id}", "body": {"id": "${request.body.id}", "price": "${request.body.price}"}});
+    let text = json!({"path": "/text/${request.body}", "body": {"id": "${request.body}"}});
+    let proxy = Proxy::start(json!([saga("numbers", echo), saga("text", text)])).await;
+    for (id, price) in [("100000000000000000123", "100.00"), ("18446744073709551615", "12345678901234567.89")] {
+        let body = format!(r#"{{"id":{id},"price":{price}}}"#);
+        let answer = proxy.post("/numbers", "application/json", body.clone()).await;
+        assert_eq!(answer.status.as_u16(), 200, "{}", answer.text());
+        let arrived = proxy.participant.arrived(&format!("/echo/{id}"));
+        assert_eq!(arrived.len(), 1, "{id}");
+        assert_eq!(String::from_utf8_lossy(&arrived[0].body), body);
+    }
+    for id in ["5e10", "1.10"] {
+        proxy.post("/text", "text/plain", id).await;
+        let arrived = proxy.participant.arrived(&format!("/text/{id}"));
+        assert_eq!(String::from_utf8_lossy(&arrived[0].body), format!(r#"{{"id":"{id}"}}"#));
+    }
+}

@@ -107,7 +107,7 @@ fn operation() -> impl Strategy<Value = String> {
 /// `json` with the whole numbers that are no `int` in CEL as doubles.
 fn as_cel_numbers(json: Json) -> Json {
     match json {
-        Json::Number(number) if number.as_i64().is_none() => json!(number.as_f64()),
+        Json::Number(number) if number.is_f64() => json!(number.as_f64()),
         Json::Array(items) => items.into_iter().map(as_cel_numbers).collect(),
         Json::Object(fields) => fields.into_iter().map(|(name, value)| (name, as_cel_numbers(value))).collect(),
         other => other,
