@@ -262,7 +262,9 @@ impl Journal for SharedJournal {
     }
 
     fn owns(&mut self, store: &mut impl SharedData, saga: &str, _now: Millis) -> Ownership {
-        let ours = self.still_lives(store) && self.places.contains_key(saga);
+        // Its row may be one that this VM has taken over: that can be taken from it while its own is not.
+        let place = if self.still_lives(store) { self.places.get(saga).copied() } else { None };
+        let ours = place.is_some_and(|place| self.still_has(store, place.row));
         if ours { Ownership::Ours } else { Ownership::Lost }
     }
 

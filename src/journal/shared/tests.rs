@@ -11,6 +11,7 @@ use crate::journal::{Conflict, Version};
 use crate::saga::record::{Begun, Change, Record};
 use crate::saga::{Reply, SagaState, StepState};
 
+mod interrupted;
 mod keys;
 mod stopped;
 
