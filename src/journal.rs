@@ -201,8 +201,9 @@ pub trait Journal {
     /// a second saga is refused.
     fn find(&self, store: &impl SharedData, start: &StartKey) -> Found;
 
-    /// What has begun under a start key, in any VM.
-    fn look(&mut self, store: &impl SharedData, start: &StartKey, _now: Millis) -> Found {
+    /// What has begun under a start key, in any VM, for somebody who has asked since then. That nothing has begun may be
+    /// said to nobody who has asked later than it was so.
+    fn look(&mut self, store: &impl SharedData, start: &StartKey, _since: Millis, _now: Millis) -> Found {
         self.find(store, start)
     }
 

@@ -27,7 +27,7 @@ impl Journal for Elsewhere {
     fn find(&self, _store: &impl SharedData, _start: &StartKey) -> Found {
         Found::Nothing
     }
-    fn look(&mut self, _store: &impl SharedData, _start: &StartKey, _now: Millis) -> Found {
+    fn look(&mut self, _store: &impl SharedData, _start: &StartKey, _since: Millis, _now: Millis) -> Found {
         self.found.pop_front().unwrap_or(Found::Asked)
     }
     fn owns(&mut self, _store: &mut impl SharedData, _saga: &str, _now: Millis) -> Ownership {

@@ -107,6 +107,15 @@ impl Vm {
         self.journal.write(&mut Shared, Entry { saga, epoch: 1, record: &record, start, now: self.now })
     }
 
+    /// Somebody asks who has begun to ask a while ago.
+    fn looks(&mut self, start: &StartKey) -> Found {
+        self.looks_since(0, start)
+    }
+
+    fn looks_since(&mut self, since: Millis, start: &StartKey) -> Found {
+        self.journal.look(&Shared, start, since, self.now)
+    }
+
     /// Gets it its lease.
     fn registers(&mut self) {
         let grant = self.asks_one(GRANT);
@@ -195,7 +204,7 @@ fn all_who_wait_under_one_key_are_told_in_the_same_moment_and_etcd_is_asked_now_
     let start = StartKey { key: "k".to_owned(), request: "r".to_owned() };
     let row = ("sagabox/start/k".to_owned(), encode(&StartRow::new(&start, "s1", None)));
     let head = ("sagabox/saga/s1".to_owned(), encode(&head(&vm.journal)));
-    let look = |vm: &mut Vm| vm.journal.look(&Shared, &start, vm.now);
+    let look = |vm: &mut Vm| vm.looks(&start);
 
     assert_eq!(look(&mut vm), Found::Asked);
     let whose = vm.asks_one(TXN);
@@ -297,10 +306,10 @@ fn what_cannot_be_read_under_a_start_key_is_not_taken_for_nothing() {
     let start = StartKey { key: "k".to_owned(), request: "r".to_owned() };
     for row in [r#"{"version": 3, "of_the_future": 1}"#, "no row"] {
         let mut vm = Vm::new(|_| {}, 10);
-        assert_eq!(vm.journal.look(&Shared, &start, vm.now), Found::Asked);
+        assert_eq!(vm.looks(&start), Found::Asked);
         let look = vm.asks_one(TXN);
         vm.hears(&look, 200, &nested(&[found(&[("sagabox/start/k".to_owned(), row.into())])]));
-        assert_eq!(vm.journal.look(&Shared, &start, vm.now), Found::Unreadable, "{row}");
+        assert_eq!(vm.looks(&start), Found::Unreadable, "{row}");
     }
 }
 
@@ -308,7 +317,7 @@ fn what_cannot_be_read_under_a_start_key_is_not_taken_for_nothing() {
 fn what_nobody_asks_for_any_more_is_not_looked_for() {
     let start = StartKey { key: "k".to_owned(), request: "r".to_owned() };
     let mut vm = Vm::new(|_| {}, 10);
-    assert_eq!(vm.journal.look(&Shared, &start, vm.now), Found::Asked);
+    assert_eq!(vm.looks(&start), Found::Asked);
     let look = vm.asks_one(TXN);
     vm.hears_nothing(&look);
     vm.now += 1_000;
@@ -323,11 +332,43 @@ fn what_nobody_asks_for_any_more_is_not_looked_for() {
 fn an_answer_that_nobody_came_for_is_not_told_later() {
     let start = StartKey { key: "k".to_owned(), request: "r".to_owned() };
     let mut vm = Vm::new(|_| {}, 10);
-    assert_eq!(vm.journal.look(&Shared, &start, vm.now), Found::Asked);
+    assert_eq!(vm.looks(&start), Found::Asked);
     let look = vm.asks_one(TXN);
     vm.hears(&look, 200, &nested(&[found(&[])]));
     vm.now += 2_000;
-    assert_eq!(vm.journal.look(&Shared, &start, vm.now), Found::Asked);
+    assert_eq!(vm.looks(&start), Found::Asked);
+}
+
+#[test]
+fn that_nothing_has_begun_is_not_told_to_who_asks_after_it_was_looked_for() {
+    let start = StartKey { key: "k".to_owned(), request: "r".to_owned() };
+    let mut vm = Vm::new(|_| {}, 10);
+    assert_eq!(vm.looks_since(vm.now, &start), Found::Asked);
+    let look = vm.asks_one(TXN);
+    vm.hears(&look, 200, &nested(&[found(&[])]));
+    // Its client has gone, and its request has come to another VM, which begins a saga. It comes back.
+    vm.now += 500;
+    let since = vm.now;
+    assert_eq!(vm.looks_since(since, &start), Found::Asked);
+    let again = vm.asks_one(TXN);
+    vm.now += 10;
+    vm.hears(&again, 200, &nested(&[found(&[])]));
+    vm.now += 40;
+    assert_eq!(vm.looks_since(since, &start), Found::Nothing);
+}
+
+#[test]
+fn that_nothing_has_begun_is_not_told_while_the_same_vm_may_begin_it() {
+    let start = StartKey { key: "k".to_owned(), request: "r".to_owned() };
+    let (mut vm, begin) = beginner();
+    vm.hears(&begin, 200, &nested(&[json!({}), json!({})]));
+    vm.begins_under("two", Some(&start));
+    let begin = vm.asks_one_of_group();
+    vm.hears_nothing(&begin);
+    assert_eq!(vm.looks(&start), Found::Asked);
+    let look = vm.asks_one(TXN);
+    vm.hears(&look, 200, &nested(&[found(&[])]));
+    assert_eq!(vm.looks(&start), Found::Asked, "it will be tried again in a moment");
 }
 
 #[test]
@@ -336,13 +377,13 @@ fn nothing_that_is_looked_for_piles_up_without_a_token() {
     let mut vm = Vm::new(|settings| settings.credentials = Some(credentials), 10);
     for key in ["a", "b", "c"] {
         let start = StartKey { key: key.to_owned(), request: "r".to_owned() };
-        assert_eq!(vm.journal.look(&Shared, &start, vm.now), Found::Asked);
+        assert_eq!(vm.looks(&start), Found::Asked);
     }
     let authenticate = vm.asks_one(AUTHENTICATE);
     vm.hears(&authenticate, 200, &json!({"token": "t"}));
     assert!(vm.asks().is_empty(), "nobody waits for them any more");
     let start = StartKey { key: "a".to_owned(), request: "r".to_owned() };
-    assert_eq!(vm.journal.look(&Shared, &start, vm.now), Found::Asked);
+    assert_eq!(vm.looks(&start), Found::Asked);
     assert_eq!(sizes(&vm.asks()), [1]);
 }
 

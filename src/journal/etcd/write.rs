@@ -6,7 +6,7 @@ use super::group::{Readiness, Room, Wish};
 use super::kept::{Head, StartRow, encode};
 use super::pending::Pending;
 use super::standing::{Standing, found_revision, named_by_start, standing};
-use crate::journal::{Acknowledgement, Entry};
+use crate::journal::{Acknowledgement, Entry, StartKey};
 use crate::planted::{Planted, planted};
 use crate::saga::record::RECORD_VERSION;
 use crate::saga::step_states::StepStates;
@@ -119,6 +119,13 @@ impl EtcdJournal {
         }
         self.wish(Wish::Write(entry.saga.to_owned()));
         Acknowledgement::Pending
+    }
+
+    /// Whether a saga of this VM may begin under a start key.
+    pub(super) fn is_beginning_under(&self, start: &StartKey) -> bool {
+        let may_begin =
+            |kept: &Kept| kept.revision == 0 && kept.head.start.as_ref().is_some_and(|one| one.key == start.key);
+        self.sagas.values().any(may_begin)
     }
 
     /// What the pending record of a saga wants of etcd.
