@@ -319,6 +319,9 @@ impl<J: Journal> Coordinator<J> {
                 self.refused_by_journal(host, key, &refusal);
             }
             Action::Reply(reply) => {
+                // Its key may turn out to be another's: then there never is a saga of this id.
+                let may_never_be = !entry.saga.has_begun() && entry.start.is_some();
+                let reply = if may_never_be { Problem::fate_unknown("the journal does not answer") } else { reply };
                 if let Some(client) = entry.client.take() {
                     self.clients.remove(&client);
                     let client = if planted(Planted::AnswerToWrongClient) { self.exchanged(client) } else { client };

@@ -118,6 +118,22 @@ fn a_full_proxy_looks_before_it_says_that_nothing_was_sent() {
 }
 
 #[test]
+fn while_the_journal_does_not_say_whether_a_saga_has_begun_it_is_named_only_where_no_other_can_have_its_key() {
+    for (key, status, kind) in [(false, 504, "still-working"), (true, 503, "fate-unknown")] {
+        let (mut proxy, mut coordinator, trip) = elsewhere([], []);
+        let matched = if key { with_key(1, &trip, ANN, "k") } else { request(1, &trip, ANN) };
+        coordinator.begin(&mut proxy, matched);
+        until_answered(&mut proxy, &mut coordinator);
+        let reply = &proxy.replies[0].1;
+        assert_eq!(
+            (reply.status, kind_of(reply).as_str(), header_of(reply, "saga-id").is_some()),
+            (status, kind, !key)
+        );
+        assert_eq!(coordinator.open(), 1, "it is found out all the same");
+    }
+}
+
+#[test]
 fn a_journal_that_does_not_take_a_saga_is_asked_what_has_begun_before() {
     let told = |key: bool, found: Vec<Found>| {
         let (mut proxy, mut coordinator, trip) = elsewhere(found, [Acknowledgement::Refused]);
