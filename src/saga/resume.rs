@@ -90,8 +90,13 @@ impl Saga {
             actions: Vec::new(),
             definition,
         };
+        // What has failed before may be in the records without what followed from it, which was to be in the next.
+        let failed = saga.failed_step().filter(|_| saga.state() == SagaState::Running);
         for index in saga.step_indices() {
             saga.resume_step(index, now);
+        }
+        if let Some(failed) = failed {
+            saga.begin_compensating(saga.cause_of(failed, now), now);
         }
         saga.advance(now);
         let actions = std::mem::take(&mut saga.actions);
