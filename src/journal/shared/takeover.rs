@@ -211,7 +211,7 @@ impl SharedJournal {
                     return Taken::Kept;
                 }
                 Err(why) => {
-                    log::error!("{key}: {why}; it stays as it is");
+                    tick.quarantined.push((saga_of(&bytes).unwrap_or(key), format!("{why}; it stays as it is")));
                     return Taken::Kept;
                 }
             };
