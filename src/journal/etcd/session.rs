@@ -81,6 +81,11 @@ impl Session {
         format!("{}.{}", self.base_name, self.incarnation)
     }
 
+    /// Whether this was or is the VM's name: it has not died of what it had under it.
+    pub(super) fn is_named(&self, name: &str) -> bool {
+        name.rsplit_once('.').is_some_and(|(base, _)| base == self.base_name)
+    }
+
     pub(super) fn incarnation(&self) -> u32 {
         self.incarnation
     }
