@@ -273,6 +273,40 @@ fn of_a_record_that_is_larger_than_etcd_takes_its_saga_is_told_and_writes_anothe
 }
 
 #[test]
+fn a_record_that_is_too_large_for_one_member_of_etcd_may_have_been_written_by_another() {
+    for is_written in [false, true] {
+        let (mut vm, begin) = beginner();
+        vm.hears(&begin, 200, &nested(&[json!({}), json!({})]));
+        let start = StartKey { key: "k".to_owned(), request: "r".to_owned() };
+        assert_eq!(writes(&mut vm, "one", &start, Change::Skipped { step: 0 }), Acknowledgement::Pending);
+        let write = vm.asks_for_sagas().remove(0);
+        vm.hears_nothing(&write);
+        vm.now += 1_000;
+        let too_large = json!({"code": 3, "message": "etcdserver: request is too large"});
+        let again = vm.asks_for_sagas().remove(0);
+        assert_eq!(acknowledgements(&vm.hears(&again, 400, &too_large)), []);
+        vm.now += 1_000;
+        let look = vm.asks_for_sagas().remove(0);
+        assert!(!look.body.contains("request_put"), "{}", look.body);
+        let sequence = if is_written { 2 } else { 1 };
+        let head = Head { owner: "vm.0".to_owned(), sequence, ..head(&vm.journal) };
+        let found_head = found(&[("sagabox/saga/one".to_owned(), encode(&head))]);
+        let found_vm = found(&[("sagabox/vm/vm.0".to_owned(), Vec::new())]);
+        let failed = json!({"response_txn": {"succeeded": false, "responses": [found_head, found_vm]}});
+        let failed = json!({"header": {"revision": "9"}, "succeeded": true, "responses": [failed]});
+        let news = vm.hears(&look, 200, &failed);
+        if is_written {
+            assert_eq!(acknowledgements(&news), [Acknowledgement::Written]);
+            continue;
+        }
+        assert_eq!(acknowledgements(&news), []);
+        vm.now += 1_000;
+        let last = vm.asks_for_sagas().remove(0);
+        assert_eq!(acknowledgements(&vm.hears(&last, 400, &too_large)), [Acknowledgement::TooLarge]);
+    }
+}
+
+#[test]
 fn a_saga_that_has_sent_nothing_leaves_its_start_key_to_the_next_and_refuses_late_copies_of_its_begin() {
     for is_repeated in [false, true] {
         let (mut vm, other) = beginner();

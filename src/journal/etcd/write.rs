@@ -223,6 +223,9 @@ impl EtcdJournal {
             }
             Standing::Before(revision) => {
                 kept.revision = revision;
+                if let Some(pending) = kept.pending.as_mut().filter(|_| was_looked_for) {
+                    pending.may_be_written = false;
+                }
                 self.wish_later(Wish::Write(saga.to_owned()), now);
             }
             Standing::Lost => {
@@ -298,10 +301,15 @@ impl EtcdJournal {
         true
     }
 
-    /// A record is larger than etcd takes, so it was not written, and will not be. False: it is something else.
+    /// A record is larger than etcd takes, so it was not written, and will not be. False: it is something else; or another
+    /// member, which takes more, may have written it before, which is looked up.
     pub(super) fn refuse_as_too_large(&mut self, wish: &Wish) -> bool {
         let Wish::Write(saga) = wish else { return false };
         let Some(kept) = self.sagas.get_mut(saga).filter(|kept| kept.revision > 0) else { return false };
+        if let Some(pending) = kept.pending.as_mut().filter(|pending| pending.may_be_written) {
+            pending.is_looked_for = true;
+            return false;
+        }
         let Some(pending) = kept.pending.take() else { return false };
         self.tell_fate(saga, pending.sequence, Acknowledgement::TooLarge);
         true
