@@ -293,6 +293,7 @@ impl Journal for SharedJournal {
         if self.own.is_some() && !self.write_row(store, beats) {
             self.depose();
         }
+        self.look_at_taken_rows(store);
         tick.lost = std::mem::take(&mut self.lost);
         self.take_over(store, &mut tick);
         self.resume_a_suspect(store, &mut tick);

@@ -192,6 +192,13 @@ impl SharedJournal {
         has
     }
 
+    /// A row that was taken over may be another's by now, though this VM was not taken for dead: it was so nearly.
+    pub(super) fn look_at_taken_rows(&mut self, store: &impl SharedData) {
+        for number in self.taken.keys().copied().collect::<Vec<_>>() {
+            self.still_has(store, number);
+        }
+    }
+
     /// Writes ourselves into a slot.
     fn take_slot(&mut self, store: &mut impl SharedData, place: Place, died_at: Option<u64>, tick: &mut News) -> Taken {
         let key = slot_key(place.row, place.slot);
