@@ -50,6 +50,11 @@ pub type Client = u32;
 pub trait Host: SharedData {
     /// Milliseconds since the Unix epoch; never goes back.
     fn now(&self) -> Millis;
+    /// Finds out whether the machine may have been suspended since this was asked last: for as long as that took
+    /// [`Host::now`] stood still.
+    fn notice_suspension(&mut self) -> bool {
+        false
+    }
     /// Random bytes for the id of a saga.
     fn random(&mut self) -> [u8; 10];
     /// Sends a call. The answer comes back through [`Coordinator::ended`], once.
@@ -339,6 +344,9 @@ impl<J: Journal> Coordinator<J> {
 
     fn send(&mut self, host: &mut impl Host, key: Key, call: &OutgoingCall) -> Option<Event> {
         let saga = self.sagas.get(&key)?.saga.id();
+        if host.notice_suspension() {
+            self.journal.doubt_ownership(host.now());
+        }
         // A turn may take long, and its thread may stop in it.
         let refusal = match self.journal.owns(host, saga, host.now()) {
             Ownership::Ours => match host.dispatch(call) {

@@ -210,6 +210,10 @@ pub trait Journal {
     /// Whether a saga that was begun or taken over here is still ours. Asked before anything is sent for it.
     fn owns(&mut self, store: &mut impl SharedData, saga: &str, now: Millis) -> Ownership;
 
+    /// Time may have stood still here, and not where others look whether this VM lives: whether sagas are still ours is
+    /// to be asked anew.
+    fn doubt_ownership(&mut self, _now: Millis) {}
+
     /// Sets a saga aside that cannot be resumed: nobody tries to any more, and it stays where it is.
     fn quarantine(&mut self, store: &mut impl SharedData, saga: &str, why: &str);
 

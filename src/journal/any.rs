@@ -66,6 +66,10 @@ impl Journal for AnyJournal {
         of_either!(self, journal => journal.owns(store, saga, now))
     }
 
+    fn doubt_ownership(&mut self, now: Millis) {
+        of_either!(self, journal => journal.doubt_ownership(now));
+    }
+
     fn quarantine(&mut self, store: &mut impl SharedData, saga: &str, why: &str) {
         of_either!(self, journal => journal.quarantine(store, saga, why));
     }

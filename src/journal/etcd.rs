@@ -301,6 +301,10 @@ impl Journal for EtcdJournal {
         }
     }
 
+    fn doubt_ownership(&mut self, now: Millis) {
+        self.session.doubt(now);
+    }
+
     fn quarantine(&mut self, _store: &mut impl SharedData, saga: &str, why: &str) {
         self.set_aside(saga, why);
     }

@@ -406,6 +406,28 @@ fn that_nothing_has_begun_is_not_told_while_the_same_vm_may_begin_it() {
 }
 
 #[test]
+fn after_a_machine_was_suspended_nothing_is_sent_before_a_keepalive_that_was_sent_since_is_answered() {
+    let (mut vm, begin) = beginner();
+    vm.hears(&begin, 200, &nested(&[json!({}), json!({})]));
+    let owns = |vm: &mut Vm| vm.journal.owns(&mut Shared, "one", vm.now);
+    let alive = json!({"result": {"ID": "7", "TTL": "10"}});
+    vm.now += 4_000;
+    let before = vm.asks_one(KEEPALIVE);
+    assert_eq!(owns(&mut vm), Ownership::Ours);
+    vm.now += 1;
+    vm.journal.doubt_ownership(vm.now);
+    assert_eq!(owns(&mut vm), Ownership::Unsure);
+    vm.now += 1;
+    vm.hears(&before, 200, &alive);
+    assert_eq!(owns(&mut vm), Ownership::Unsure, "it was sent before");
+    let since = vm.asks_one(KEEPALIVE);
+    vm.now += 1;
+    vm.hears(&since, 200, &alive);
+    assert_eq!(owns(&mut vm), Ownership::Ours);
+    assert!(vm.asks().is_empty());
+}
+
+#[test]
 fn nothing_that_is_looked_for_piles_up_without_a_token() {
     let credentials = Credentials { username: "sagabox".to_owned(), password: "wrong".to_owned() };
     let mut vm = Vm::new(|settings| settings.credentials = Some(credentials), 10);
