@@ -83,6 +83,7 @@ impl Saga {
             begun_too_late: false,
             said_stuck: progress.stuck.is_some(),
             ends_unsent: false,
+            ended_at: None,
             compensating_since: progress.cause.as_ref().and_then(|cause| cause.at).unwrap_or(now),
             progress,
             answered: false,
