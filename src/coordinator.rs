@@ -50,6 +50,11 @@ pub type Client = u32;
 pub trait Host: SharedData {
     /// Milliseconds since the Unix epoch; never goes back.
     fn now(&self) -> Millis;
+    /// Finds out whether the machine may have been suspended since this was asked last: for as long as that took
+    /// [`Host::now`] stood still.
+    fn notice_suspension(&mut self) -> bool {
+        false
+    }
     /// Random bytes for the id of a saga.
     fn random(&mut self) -> [u8; 10];
     /// Sends a call. The answer comes back through [`Coordinator::ended`], once.
@@ -319,6 +324,9 @@ impl<J: Journal> Coordinator<J> {
                 self.refused_by_journal(host, key, &refusal);
             }
             Action::Reply(reply) => {
+                // Its key may turn out to be another's: then there never is a saga of this id.
+                let may_never_be = !entry.saga.has_begun() && entry.start.is_some();
+                let reply = if may_never_be { Problem::fate_unknown("the journal does not answer") } else { reply };
                 if let Some(client) = entry.client.take() {
                     self.clients.remove(&client);
                     let client = if planted(Planted::AnswerToWrongClient) { self.exchanged(client) } else { client };
@@ -336,6 +344,9 @@ impl<J: Journal> Coordinator<J> {
 
     fn send(&mut self, host: &mut impl Host, key: Key, call: &OutgoingCall) -> Option<Event> {
         let saga = self.sagas.get(&key)?.saga.id();
+        if host.notice_suspension() {
+            self.journal.doubt_ownership(host.now());
+        }
         // A turn may take long, and its thread may stop in it.
         let refusal = match self.journal.owns(host, saga, host.now()) {
             Ownership::Ours => match host.dispatch(call) {

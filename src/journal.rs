@@ -201,13 +201,18 @@ pub trait Journal {
     /// a second saga is refused.
     fn find(&self, store: &impl SharedData, start: &StartKey) -> Found;
 
-    /// What has begun under a start key, in any VM.
-    fn look(&mut self, store: &impl SharedData, start: &StartKey, _now: Millis) -> Found {
+    /// What has begun under a start key, in any VM, for somebody who has asked since then. That nothing has begun may be
+    /// said to nobody who has asked later than it was so.
+    fn look(&mut self, store: &impl SharedData, start: &StartKey, _since: Millis, _now: Millis) -> Found {
         self.find(store, start)
     }
 
     /// Whether a saga that was begun or taken over here is still ours. Asked before anything is sent for it.
     fn owns(&mut self, store: &mut impl SharedData, saga: &str, now: Millis) -> Ownership;
+
+    /// Time may have stood still here, and not where others look whether this VM lives: whether sagas are still ours is
+    /// to be asked anew.
+    fn doubt_ownership(&mut self, _now: Millis) {}
 
     /// Sets a saga aside that cannot be resumed: nobody tries to any more, and it stays where it is.
     fn quarantine(&mut self, store: &mut impl SharedData, saga: &str, why: &str);

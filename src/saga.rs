@@ -169,6 +169,8 @@ pub struct Saga {
     said_stuck: bool,
     /// It ends, or has ended, as one that has sent nothing: the same request may begin anew.
     ends_unsent: bool,
+    /// When the end was decided.
+    ended_at: Option<Millis>,
     /// When compensating began.
     compensating_since: Millis,
     /// The client has its answer.
@@ -202,10 +204,12 @@ impl Saga {
         // One that waits for its begin is stuck only with the journal.
         let stuck = (self.state() == SagaState::Compensating && self.stuck().is_none() && !self.begun_too_late)
             .then(|| self.compensating_since.saturating_add(STUCK_AFTER_MS));
+        // An end that the journal does not take leaves the saga where it is, for all that others see.
+        let unended = self.ended_at.filter(|_| !self.said_stuck).map(|at| at.saturating_add(STUCK_AFTER_MS));
         let steps = self.runtime.iter().filter_map(Runtime::next_due);
         // A fault that never writes for time alone must not wake for it either: it would wake for ever.
         let wal = if planted(Planted::WrittenOnlyWhenAwaited) { None } else { self.wal.next_due() };
-        steps.chain(deadline).chain(client).chain(stuck).chain(wal).min()
+        steps.chain(deadline).chain(client).chain(stuck).chain(unended).chain(wal).min()
     }
 
     /// As in `saga-id`.
@@ -343,7 +347,12 @@ impl Saga {
                 self.actions.push(Action::Reply(reply));
             }
             self.actions.push(Action::End(self.state()));
-        } else if !self.answered && now >= self.client_waits_until() {
+            return;
+        }
+        if self.ended_at.is_some_and(|at| now >= at.saturating_add(STUCK_AFTER_MS)) {
+            self.mark_stuck("the journal does not take its end".to_owned(), now);
+        }
+        if !self.answered && now >= self.client_waits_until() {
             self.answered = true;
             let reply = if self.ends_unsent { self.perhaps_unsent_reply() } else { self.still_working_reply() };
             self.actions.push(Action::Reply(reply));

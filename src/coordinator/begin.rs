@@ -37,7 +37,7 @@ impl<J: Journal> Coordinator<J> {
         let is_full = self.is_full(&matched);
         // What is not known at once is known once the journal takes the first record, or does not.
         let found = match is_full {
-            true => self.journal.look(host, key.looks_for(), host.now()),
+            true => self.journal.look(host, key.looks_for(), host.now(), host.now()),
             false => self.journal.find(host, key.looks_for()),
         };
         let until = waits_until(&matched.definition, host.now());
@@ -49,7 +49,7 @@ impl<J: Journal> Coordinator<J> {
             }
             found => {
                 let of_another = OfAnother::of(&key, None);
-                let wait = Wait::of(key.looks_for(), until, of_another);
+                let wait = Wait::of(key.looks_for(), host.now(), until, of_another);
                 let wait = if is_full { wait.or_refused(full(), host.now()) } else { wait };
                 self.answer_or_wait(host, client, wait, found);
             }
@@ -123,8 +123,8 @@ impl<J: Journal> Coordinator<J> {
     ) {
         let now = host.now();
         let Some(key) = key else { return host.reply(client, &refusal) };
-        let found = self.journal.look(host, key.looks_for(), now);
-        let wait = Wait::of(key.looks_for(), until, OfAnother::of(key, None)).or_refused(refusal, now);
+        let found = self.journal.look(host, key.looks_for(), now, now);
+        let wait = Wait::of(key.looks_for(), now, until, OfAnother::of(key, None)).or_refused(refusal, now);
         self.answer_or_wait(host, client, wait, found);
     }
 

@@ -63,7 +63,8 @@ impl<J: Journal> Coordinator<J> {
         let until = entry.saga.client_waits_until();
         self.forget(key);
         let (Some(client), Some(start)) = (client, start) else { return };
-        self.wait(host, client, Wait::of(start.looks_for(), until, OfAnother::of(&start, request)));
+        let wait = Wait::of(start.looks_for(), host.now(), until, OfAnother::of(&start, request));
+        self.wait(host, client, wait);
     }
 
     /// The journal does not take the first record: nothing was sent for it. What may have begun before under its key it

@@ -23,6 +23,8 @@ pub(super) struct Waiting {
 #[derive(Debug)]
 pub(super) struct Wait {
     start: StartKey,
+    /// When it began to wait.
+    since: Millis,
     until: Millis,
     /// What it is told if nothing has begun, and when it has waited long enough to know; none: it was refused for what had.
     refusal: Option<(Reply, Millis)>,
@@ -66,8 +68,8 @@ enum Verdict {
 
 impl Wait {
     /// `until` is when the client has waited long enough.
-    pub(super) fn of(start: &StartKey, until: Millis, of_another: OfAnother) -> Wait {
-        Wait { start: start.clone(), until, refusal: None, seen: None, of_another }
+    pub(super) fn of(start: &StartKey, since: Millis, until: Millis, of_another: OfAnother) -> Wait {
+        Wait { start: start.clone(), since, until, refusal: None, seen: None, of_another }
     }
 
     /// The client is refused so if nothing has begun.
@@ -190,7 +192,7 @@ impl<J: Journal> Coordinator<J> {
             return;
         }
         for (client, mut wait) in std::mem::take(&mut self.waiting.clients) {
-            let found = self.journal.look(host, &wait.start, now);
+            let found = self.journal.look(host, &wait.start, wait.since, now);
             match wait.verdict(found, now) {
                 Verdict::Answered(reply) => host.reply(client, &reply),
                 Verdict::BeginsAlone(matched) => self.begin_unless_full(host, *matched, None, None),

@@ -63,6 +63,10 @@ impl Host for EnvoyHost {
         self.clock.now()
     }
 
+    fn notice_suspension(&mut self) -> bool {
+        self.clock.notice_suspension()
+    }
+
     fn random(&mut self) -> [u8; 10] {
         let mut bytes = [0; 10];
         if let Err(error) = getrandom::fill(&mut bytes) {

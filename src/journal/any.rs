@@ -58,12 +58,16 @@ impl Journal for AnyJournal {
         of_either!(self, journal => journal.find(store, start))
     }
 
-    fn look(&mut self, store: &impl SharedData, start: &StartKey, now: Millis) -> Found {
-        of_either!(self, journal => journal.look(store, start, now))
+    fn look(&mut self, store: &impl SharedData, start: &StartKey, since: Millis, now: Millis) -> Found {
+        of_either!(self, journal => journal.look(store, start, since, now))
     }
 
     fn owns(&mut self, store: &mut impl SharedData, saga: &str, now: Millis) -> Ownership {
         of_either!(self, journal => journal.owns(store, saga, now))
+    }
+
+    fn doubt_ownership(&mut self, now: Millis) {
+        of_either!(self, journal => journal.doubt_ownership(now));
     }
 
     fn quarantine(&mut self, store: &mut impl SharedData, saga: &str, why: &str) {

@@ -289,8 +289,8 @@ impl Journal for EtcdJournal {
         Found::Nothing
     }
 
-    fn look(&mut self, _store: &impl SharedData, start: &StartKey, now: Millis) -> Found {
-        self.look_for(start, now)
+    fn look(&mut self, _store: &impl SharedData, start: &StartKey, since: Millis, now: Millis) -> Found {
+        self.look_for(start, since, now)
     }
 
     fn owns(&mut self, _store: &mut impl SharedData, saga: &str, now: Millis) -> Ownership {
@@ -299,6 +299,10 @@ impl Journal for EtcdJournal {
             true if self.session.may_send(now) => Ownership::Ours,
             true => Ownership::Unsure,
         }
+    }
+
+    fn doubt_ownership(&mut self, now: Millis) {
+        self.session.doubt(now);
     }
 
     fn quarantine(&mut self, _store: &mut impl SharedData, saga: &str, why: &str) {

@@ -262,7 +262,9 @@ impl Journal for SharedJournal {
     }
 
     fn owns(&mut self, store: &mut impl SharedData, saga: &str, _now: Millis) -> Ownership {
-        let ours = self.still_lives(store) && self.places.contains_key(saga);
+        // Its row may be one that this VM has taken over: that can be taken from it while its own is not.
+        let place = if self.still_lives(store) { self.places.get(saga).copied() } else { None };
+        let ours = place.is_some_and(|place| self.still_has(store, place.row));
         if ours { Ownership::Ours } else { Ownership::Lost }
     }
 
@@ -291,6 +293,7 @@ impl Journal for SharedJournal {
         if self.own.is_some() && !self.write_row(store, beats) {
             self.depose();
         }
+        self.look_at_taken_rows(store);
         tick.lost = std::mem::take(&mut self.lost);
         self.take_over(store, &mut tick);
         self.resume_a_suspect(store, &mut tick);

@@ -70,6 +70,7 @@ impl Saga {
             begun_too_late: false,
             said_stuck: false,
             ends_unsent: false,
+            ended_at: None,
             compensating_since: 0,
             answered: false,
             over: false,

@@ -77,12 +77,12 @@ impl Saga {
         steps.find(|(index, step)| waits(*index) && (may_start(step) || jumps(*index))).map(|(index, _)| index)
     }
 
-    fn failed_step(&self) -> Option<StepIndex> {
+    pub(super) fn failed_step(&self) -> Option<StepIndex> {
         let failed = |state: StepState| matches!(state, StepState::Rejected | StepState::Unknown);
         self.progress.steps.iter().position(|step| failed(step.state))
     }
 
-    fn cause_of(&self, failed: StepIndex, now: Millis) -> Cause {
+    pub(super) fn cause_of(&self, failed: StepIndex, now: Millis) -> Cause {
         let reason = self.progress.steps.get(failed).map_or_else(String::new, |step| {
             let why = step.reason.as_deref().unwrap_or_default();
             match step.state {

@@ -19,7 +19,7 @@ impl Saga {
         let has_time = now.saturating_add(CLIENT_GRACE_MS / 2) < self.client_waits_until();
         let nothing_sent = self.begun_too_late && !self.answered && has_time;
         let reply = if nothing_sent { Problem::overload(JOURNAL_TOO_SLOW) } else { self.reply_at_end(state) };
-        self.ends_unsent = nothing_sent;
+        (self.ends_unsent, self.ended_at) = (nothing_sent, Some(now));
         self.change(Change::Ended { state, reply, nothing_sent }, now);
     }
 

@@ -83,6 +83,7 @@ impl Saga {
             begun_too_late: false,
             said_stuck: progress.stuck.is_some(),
             ends_unsent: false,
+            ended_at: None,
             compensating_since: progress.cause.as_ref().and_then(|cause| cause.at).unwrap_or(now),
             progress,
             answered: false,
@@ -90,8 +91,13 @@ impl Saga {
             actions: Vec::new(),
             definition,
         };
+        // What has failed before may be in the records without what followed from it, which was to be in the next.
+        let failed = saga.failed_step().filter(|_| saga.state() == SagaState::Running);
         for index in saga.step_indices() {
             saga.resume_step(index, now);
+        }
+        if let Some(failed) = failed {
+            saga.begin_compensating(saga.cause_of(failed, now), now);
         }
         saga.advance(now);
         let actions = std::mem::take(&mut saga.actions);

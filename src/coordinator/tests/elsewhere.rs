@@ -27,7 +27,7 @@ impl Journal for Elsewhere {
     fn find(&self, _store: &impl SharedData, _start: &StartKey) -> Found {
         Found::Nothing
     }
-    fn look(&mut self, _store: &impl SharedData, _start: &StartKey, _now: Millis) -> Found {
+    fn look(&mut self, _store: &impl SharedData, _start: &StartKey, _since: Millis, _now: Millis) -> Found {
         self.found.pop_front().unwrap_or(Found::Asked)
     }
     fn owns(&mut self, _store: &mut impl SharedData, _saga: &str, _now: Millis) -> Ownership {
@@ -115,6 +115,22 @@ fn a_full_proxy_looks_before_it_says_that_nothing_was_sent() {
     let (status, kind, took) = told(Vec::new());
     assert_eq!((status, kind.as_str()), (503, "fate-unknown"), "the journal does not answer");
     assert!((1_000..=1_100).contains(&took), "{took} ms");
+}
+
+#[test]
+fn while_the_journal_does_not_say_whether_a_saga_has_begun_it_is_named_only_where_no_other_can_have_its_key() {
+    for (key, status, kind) in [(false, 504, "still-working"), (true, 503, "fate-unknown")] {
+        let (mut proxy, mut coordinator, trip) = elsewhere([], []);
+        let matched = if key { with_key(1, &trip, ANN, "k") } else { request(1, &trip, ANN) };
+        coordinator.begin(&mut proxy, matched);
+        until_answered(&mut proxy, &mut coordinator);
+        let reply = &proxy.replies[0].1;
+        assert_eq!(
+            (reply.status, kind_of(reply).as_str(), header_of(reply, "saga-id").is_some()),
+            (status, kind, !key)
+        );
+        assert_eq!(coordinator.open(), 1, "it is found out all the same");
+    }
 }
 
 #[test]

@@ -26,6 +26,8 @@ pub(super) struct Session {
     ttl_ms: Millis,
     /// When that was sent which etcd acknowledged last: the lease lives at least until its time to live after that.
     alive_from: Millis,
+    /// What was sent until then says nothing of now: time has stood still here since, and not in etcd.
+    doubted_at: Option<Millis>,
     /// When the next call is due.
     next_at: Millis,
     /// Calls in a row that came to nothing.
@@ -69,6 +71,7 @@ impl Session {
             state: State::Out,
             ttl_ms,
             alive_from: 0,
+            doubted_at: None,
             next_at: 0,
             failures: 0,
             gives_up: false,
@@ -79,6 +82,11 @@ impl Session {
     /// The name that is the VM's as long as its lease lives.
     pub(super) fn name(&self) -> String {
         format!("{}.{}", self.base_name, self.incarnation)
+    }
+
+    /// Whether this was or is the VM's name: it has not died of what it had under it.
+    pub(super) fn is_named(&self, name: &str) -> bool {
+        name.rsplit_once('.').is_some_and(|(base, _)| base == self.base_name)
     }
 
     pub(super) fn incarnation(&self) -> u32 {
@@ -97,7 +105,22 @@ impl Session {
     pub(super) fn may_send(&self, now: Millis) -> bool {
         let safe_ms = self.ttl_ms.saturating_mul(2) / 3;
         let safe = now < self.alive_from.saturating_add(safe_ms) || planted(Planted::LeaseNotWatched);
-        self.registered().is_some() && safe
+        self.registered().is_some() && safe && !self.is_in_doubt()
+    }
+
+    /// Nothing is sent before etcd has acknowledged what is sent from now on.
+    pub(super) fn doubt(&mut self, now: Millis) {
+        log::warn!("this machine may have been suspended: whether the lease of this VM lives is asked anew");
+        (self.doubted_at, self.next_at) = (Some(now), now);
+    }
+
+    fn is_in_doubt(&self) -> bool {
+        self.doubted_at.is_some_and(|doubted_at| self.alive_from <= doubted_at)
+    }
+
+    /// When the lease is to be kept alive next.
+    fn next_keepalive(&self) -> Millis {
+        if self.is_in_doubt() { 0 } else { self.alive_from.saturating_add(self.ttl_ms / 3) }
     }
 
     /// Nothing that needs a lease can begin: the last attempt to get one has just failed.
@@ -160,7 +183,7 @@ impl Session {
     pub(super) fn was_registered(&mut self, answer: Answer<TxnAnswer>, now: Millis) -> Outcome {
         let State::Granted { lease } = self.state else { return Outcome::Fine };
         // The lease has lived since it was granted, however long this call took.
-        let soon = self.alive_from.saturating_add(self.ttl_ms / 3);
+        let soon = self.next_keepalive();
         match &answer {
             Answer::Done(done) if done.succeeded => {
                 self.go_on(State::In { lease, registered: done.header.revision.0 }, soon)
@@ -182,7 +205,7 @@ impl Session {
         match answer {
             Answer::Done(Streamed { result }) if result.ttl.0 > 0 => {
                 self.alive_from = sent_at;
-                self.go_on(self.state, sent_at.saturating_add(self.ttl_ms / 3))
+                self.go_on(self.state, self.next_keepalive())
             }
             Answer::Done(_) => self.deposed(),
             Answer::Refused(refusal) if refusal.is_of_lease() => self.deposed(),

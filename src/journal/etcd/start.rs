@@ -31,6 +31,8 @@ pub(super) struct Looks {
 struct Look {
     /// When somebody asked last.
     asked_at: Millis,
+    /// When etcd was asked last.
+    sent_at: Millis,
     /// A saga that was not at its end when it was looked at last.
     open: Option<StartRow>,
     found: Option<Answered>,
@@ -39,6 +41,8 @@ struct Look {
 #[derive(Debug)]
 struct Answered {
     found: Found,
+    /// When etcd was asked.
+    sent_at: Millis,
     at: Millis,
     /// All who ask in the same moment get the same.
     told_at: Option<Millis>,
@@ -52,13 +56,15 @@ impl Looks {
 }
 
 impl EtcdJournal {
-    pub(super) fn look_for(&mut self, start: &StartKey, now: Millis) -> Found {
+    pub(super) fn look_for(&mut self, start: &StartKey, since: Millis, now: Millis) -> Found {
+        // What this VM itself is about to begin may begin at any moment.
+        let may_begin = self.is_beginning_under(start);
         let Some(look) = self.looks.looks.get_mut(&name(start)) else {
             if self.token.is_missing() {
                 // Whoever waits asks again. Nothing is to pile up meanwhile.
                 return Found::Asked;
             }
-            self.looks.looks.insert(name(start), Look { asked_at: now, open: None, found: None });
+            self.looks.looks.insert(name(start), Look { asked_at: now, sent_at: 0, open: None, found: None });
             self.wish(Wish::Look(start.clone()));
             return Found::Asked;
         };
@@ -66,7 +72,8 @@ impl EtcdJournal {
         let Some(answered) = &mut look.found else { return Found::Asked };
         let is_open = matches!(answered.found, Found::UnderWay(_));
         let is_past = now >= answered.at.saturating_add(FRESH_MS) || answered.told_at.is_some_and(|told| told != now);
-        if !is_past || (is_open && now < answered.at.saturating_add(AGAIN_MS)) {
+        let may_have_begun = matches!(answered.found, Found::Nothing) && (may_begin || answered.sent_at < since);
+        if (!is_past && !may_have_begun) || (is_open && now < answered.at.saturating_add(AGAIN_MS)) {
             answered.told_at = Some(now);
             return answered.found.clone();
         }
@@ -77,11 +84,12 @@ impl EtcdJournal {
 
     /// The row of the start key; the second time also the head of the saga that it names.
     pub(super) fn look_txn(&mut self, start: &StartKey, now: Millis) -> Readiness {
-        let Some(look) = self.looks.looks.get(&name(start)) else { return Readiness::Moot };
+        let Some(look) = self.looks.looks.get_mut(&name(start)) else { return Readiness::Moot };
         if now >= look.asked_at.saturating_add(KEPT_MS) {
             self.looks.looks.remove(&name(start));
             return Readiness::Moot;
         }
+        look.sent_at = now;
         let mut success = vec![Request::get(&self.keys.start(start))];
         success.extend(look.open.as_ref().map(|row| Request::get(&self.keys.saga(&row.saga))));
         Readiness::Ready(Txn { success, ..Txn::default() })
@@ -89,14 +97,14 @@ impl EtcdJournal {
 
     pub(super) fn looked(&mut self, start: &StartKey, answer: &TxnAnswer, now: Millis) {
         let Some(look) = self.looks.looks.get_mut(&name(start)) else { return };
-        let reader = self.reader;
+        let (reader, sent_at) = (self.reader, look.sent_at);
         let parsed =
             read(answer.found(0).first(), reader).and_then(|row| Ok((row, read(answer.found(1).first(), reader)?)));
         let (row, head): (Option<StartRow>, Option<Head>) = match parsed {
             Ok(parsed) => parsed,
             Err(why) => {
                 log::error!("what has begun under the start key {}: {why}", start.key);
-                look.found = Some(Answered { found: Found::Unreadable, at: now, told_at: None });
+                look.found = Some(Answered { found: Found::Unreadable, sent_at, at: now, told_at: None });
                 if why.is_for_others() {
                     self.leave_alone(self.keys.start(start), &why.to_string());
                 }
@@ -120,7 +128,7 @@ impl EtcdJournal {
                 (_, None) => None,
             },
         };
-        look.found = found.map(|found| Answered { found, at: now, told_at: None });
+        look.found = found.map(|found| Answered { found, sent_at, at: now, told_at: None });
         if look.found.is_none() {
             self.wish(Wish::Look(start.clone()));
         }

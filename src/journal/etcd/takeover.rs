@@ -102,12 +102,13 @@ impl EtcdJournal {
         if self.is_left_alone(&candidate.saga) {
             return;
         }
-        if candidate.head.on_probation && self.has_suspect() {
+        let is_suspected = self.is_suspected(&candidate.head);
+        if is_suspected && self.has_suspect() {
             self.takeovers.more_suspects = true;
             return;
         }
         self.takeovers.taking.insert(candidate.saga.clone());
-        if candidate.head.on_probation {
+        if is_suspected {
             self.takeovers.suspect = Some(candidate.saga.clone());
         }
         self.queue.wants_session = true;
@@ -122,10 +123,19 @@ impl EtcdJournal {
         }
     }
 
+    /// Whether its owner may have died of it. This VM has not, where that was its own name before it lost its lease.
+    fn is_suspected(&self, head: &Head) -> bool {
+        head.on_probation && !self.session.is_named(&head.owner)
+    }
+
     /// The head of a saga once it is ours.
     fn heir(&self, candidate: &Candidate) -> Head {
         let mut head = Head { version: RECORD_VERSION, ..candidate.head.clone() };
-        head.suspicion = if head.on_probation { head.suspicion.saturating_add(1) } else { 0 };
+        head.suspicion = match (self.is_suspected(&head), head.on_probation) {
+            (true, _) => head.suspicion.saturating_add(1),
+            (false, true) => head.suspicion,
+            (false, false) => 0,
+        };
         if head.suspicion >= MAX_SUSPICION {
             let why = format!("{MAX_SUSPICION} owners in a row have died soon after they had resumed it");
             head.quarantined = Some(why);

@@ -107,6 +107,15 @@ impl Vm {
         self.journal.write(&mut Shared, Entry { saga, epoch: 1, record: &record, start, now: self.now })
     }
 
+    /// Somebody asks who has begun to ask a while ago.
+    fn looks(&mut self, start: &StartKey) -> Found {
+        self.looks_since(0, start)
+    }
+
+    fn looks_since(&mut self, since: Millis, start: &StartKey) -> Found {
+        self.journal.look(&Shared, start, since, self.now)
+    }
+
     /// Gets it its lease.
     fn registers(&mut self) {
         let grant = self.asks_one(GRANT);
@@ -195,7 +204,7 @@ fn all_who_wait_under_one_key_are_told_in_the_same_moment_and_etcd_is_asked_now_
     let start = StartKey { key: "k".to_owned(), request: "r".to_owned() };
     let row = ("sagabox/start/k".to_owned(), encode(&StartRow::new(&start, "s1", None)));
     let head = ("sagabox/saga/s1".to_owned(), encode(&head(&vm.journal)));
-    let look = |vm: &mut Vm| vm.journal.look(&Shared, &start, vm.now);
+    let look = |vm: &mut Vm| vm.looks(&start);
 
     assert_eq!(look(&mut vm), Found::Asked);
     let whose = vm.asks_one(TXN);
@@ -264,6 +273,40 @@ fn of_a_record_that_is_larger_than_etcd_takes_its_saga_is_told_and_writes_anothe
 }
 
 #[test]
+fn a_record_that_is_too_large_for_one_member_of_etcd_may_have_been_written_by_another() {
+    for is_written in [false, true] {
+        let (mut vm, begin) = beginner();
+        vm.hears(&begin, 200, &nested(&[json!({}), json!({})]));
+        let start = StartKey { key: "k".to_owned(), request: "r".to_owned() };
+        assert_eq!(writes(&mut vm, "one", &start, Change::Skipped { step: 0 }), Acknowledgement::Pending);
+        let write = vm.asks_for_sagas().remove(0);
+        vm.hears_nothing(&write);
+        vm.now += 1_000;
+        let too_large = json!({"code": 3, "message": "etcdserver: request is too large"});
+        let again = vm.asks_for_sagas().remove(0);
+        assert_eq!(acknowledgements(&vm.hears(&again, 400, &too_large)), []);
+        vm.now += 1_000;
+        let look = vm.asks_for_sagas().remove(0);
+        assert!(!look.body.contains("request_put"), "{}", look.body);
+        let sequence = if is_written { 2 } else { 1 };
+        let head = Head { owner: "vm.0".to_owned(), sequence, ..head(&vm.journal) };
+        let found_head = found(&[("sagabox/saga/one".to_owned(), encode(&head))]);
+        let found_vm = found(&[("sagabox/vm/vm.0".to_owned(), Vec::new())]);
+        let failed = json!({"response_txn": {"succeeded": false, "responses": [found_head, found_vm]}});
+        let failed = json!({"header": {"revision": "9"}, "succeeded": true, "responses": [failed]});
+        let news = vm.hears(&look, 200, &failed);
+        if is_written {
+            assert_eq!(acknowledgements(&news), [Acknowledgement::Written]);
+            continue;
+        }
+        assert_eq!(acknowledgements(&news), []);
+        vm.now += 1_000;
+        let last = vm.asks_for_sagas().remove(0);
+        assert_eq!(acknowledgements(&vm.hears(&last, 400, &too_large)), [Acknowledgement::TooLarge]);
+    }
+}
+
+#[test]
 fn a_saga_that_has_sent_nothing_leaves_its_start_key_to_the_next_and_refuses_late_copies_of_its_begin() {
     for is_repeated in [false, true] {
         let (mut vm, other) = beginner();
@@ -297,10 +340,10 @@ fn what_cannot_be_read_under_a_start_key_is_not_taken_for_nothing() {
     let start = StartKey { key: "k".to_owned(), request: "r".to_owned() };
     for row in [r#"{"version": 3, "of_the_future": 1}"#, "no row"] {
         let mut vm = Vm::new(|_| {}, 10);
-        assert_eq!(vm.journal.look(&Shared, &start, vm.now), Found::Asked);
+        assert_eq!(vm.looks(&start), Found::Asked);
         let look = vm.asks_one(TXN);
         vm.hears(&look, 200, &nested(&[found(&[("sagabox/start/k".to_owned(), row.into())])]));
-        assert_eq!(vm.journal.look(&Shared, &start, vm.now), Found::Unreadable, "{row}");
+        assert_eq!(vm.looks(&start), Found::Unreadable, "{row}");
     }
 }
 
@@ -308,7 +351,7 @@ fn what_cannot_be_read_under_a_start_key_is_not_taken_for_nothing() {
 fn what_nobody_asks_for_any_more_is_not_looked_for() {
     let start = StartKey { key: "k".to_owned(), request: "r".to_owned() };
     let mut vm = Vm::new(|_| {}, 10);
-    assert_eq!(vm.journal.look(&Shared, &start, vm.now), Found::Asked);
+    assert_eq!(vm.looks(&start), Found::Asked);
     let look = vm.asks_one(TXN);
     vm.hears_nothing(&look);
     vm.now += 1_000;
@@ -323,11 +366,65 @@ fn what_nobody_asks_for_any_more_is_not_looked_for() {
 fn an_answer_that_nobody_came_for_is_not_told_later() {
     let start = StartKey { key: "k".to_owned(), request: "r".to_owned() };
     let mut vm = Vm::new(|_| {}, 10);
-    assert_eq!(vm.journal.look(&Shared, &start, vm.now), Found::Asked);
+    assert_eq!(vm.looks(&start), Found::Asked);
     let look = vm.asks_one(TXN);
     vm.hears(&look, 200, &nested(&[found(&[])]));
     vm.now += 2_000;
-    assert_eq!(vm.journal.look(&Shared, &start, vm.now), Found::Asked);
+    assert_eq!(vm.looks(&start), Found::Asked);
+}
+
+#[test]
+fn that_nothing_has_begun_is_not_told_to_who_asks_after_it_was_looked_for() {
+    let start = StartKey { key: "k".to_owned(), request: "r".to_owned() };
+    let mut vm = Vm::new(|_| {}, 10);
+    assert_eq!(vm.looks_since(vm.now, &start), Found::Asked);
+    let look = vm.asks_one(TXN);
+    vm.hears(&look, 200, &nested(&[found(&[])]));
+    // Its client has gone, and its request has come to another VM, which begins a saga. It comes back.
+    vm.now += 500;
+    let since = vm.now;
+    assert_eq!(vm.looks_since(since, &start), Found::Asked);
+    let again = vm.asks_one(TXN);
+    vm.now += 10;
+    vm.hears(&again, 200, &nested(&[found(&[])]));
+    vm.now += 40;
+    assert_eq!(vm.looks_since(since, &start), Found::Nothing);
+}
+
+#[test]
+fn that_nothing_has_begun_is_not_told_while_the_same_vm_may_begin_it() {
+    let start = StartKey { key: "k".to_owned(), request: "r".to_owned() };
+    let (mut vm, begin) = beginner();
+    vm.hears(&begin, 200, &nested(&[json!({}), json!({})]));
+    vm.begins_under("two", Some(&start));
+    let begin = vm.asks_one_of_group();
+    vm.hears_nothing(&begin);
+    assert_eq!(vm.looks(&start), Found::Asked);
+    let look = vm.asks_one(TXN);
+    vm.hears(&look, 200, &nested(&[found(&[])]));
+    assert_eq!(vm.looks(&start), Found::Asked, "it will be tried again in a moment");
+}
+
+#[test]
+fn after_a_machine_was_suspended_nothing_is_sent_before_a_keepalive_that_was_sent_since_is_answered() {
+    let (mut vm, begin) = beginner();
+    vm.hears(&begin, 200, &nested(&[json!({}), json!({})]));
+    let owns = |vm: &mut Vm| vm.journal.owns(&mut Shared, "one", vm.now);
+    let alive = json!({"result": {"ID": "7", "TTL": "10"}});
+    vm.now += 4_000;
+    let before = vm.asks_one(KEEPALIVE);
+    assert_eq!(owns(&mut vm), Ownership::Ours);
+    vm.now += 1;
+    vm.journal.doubt_ownership(vm.now);
+    assert_eq!(owns(&mut vm), Ownership::Unsure);
+    vm.now += 1;
+    vm.hears(&before, 200, &alive);
+    assert_eq!(owns(&mut vm), Ownership::Unsure, "it was sent before");
+    let since = vm.asks_one(KEEPALIVE);
+    vm.now += 1;
+    vm.hears(&since, 200, &alive);
+    assert_eq!(owns(&mut vm), Ownership::Ours);
+    assert!(vm.asks().is_empty());
 }
 
 #[test]
@@ -336,13 +433,13 @@ fn nothing_that_is_looked_for_piles_up_without_a_token() {
     let mut vm = Vm::new(|settings| settings.credentials = Some(credentials), 10);
     for key in ["a", "b", "c"] {
         let start = StartKey { key: key.to_owned(), request: "r".to_owned() };
-        assert_eq!(vm.journal.look(&Shared, &start, vm.now), Found::Asked);
+        assert_eq!(vm.looks(&start), Found::Asked);
     }
     let authenticate = vm.asks_one(AUTHENTICATE);
     vm.hears(&authenticate, 200, &json!({"token": "t"}));
     assert!(vm.asks().is_empty(), "nobody waits for them any more");
     let start = StartKey { key: "a".to_owned(), request: "r".to_owned() };
-    assert_eq!(vm.journal.look(&Shared, &start, vm.now), Found::Asked);
+    assert_eq!(vm.looks(&start), Found::Asked);
     assert_eq!(sizes(&vm.asks()), [1]);
 }
 

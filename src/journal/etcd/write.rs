@@ -6,7 +6,7 @@ use super::group::{Readiness, Room, Wish};
 use super::kept::{Head, StartRow, encode};
 use super::pending::Pending;
 use super::standing::{Standing, found_revision, named_by_start, standing};
-use crate::journal::{Acknowledgement, Entry};
+use crate::journal::{Acknowledgement, Entry, StartKey};
 use crate::planted::{Planted, planted};
 use crate::saga::record::RECORD_VERSION;
 use crate::saga::step_states::StepStates;
@@ -121,6 +121,13 @@ impl EtcdJournal {
         Acknowledgement::Pending
     }
 
+    /// Whether a saga of this VM may begin under a start key.
+    pub(super) fn is_beginning_under(&self, start: &StartKey) -> bool {
+        let may_begin =
+            |kept: &Kept| kept.revision == 0 && kept.head.start.as_ref().is_some_and(|one| one.key == start.key);
+        self.sagas.values().any(may_begin)
+    }
+
     /// What the pending record of a saga wants of etcd.
     pub(super) fn write_txn(&mut self, saga: &str, now: Millis) -> Readiness {
         let Some(registered) = self.session.registered() else { return Readiness::NotYet };
@@ -216,6 +223,9 @@ impl EtcdJournal {
             }
             Standing::Before(revision) => {
                 kept.revision = revision;
+                if let Some(pending) = kept.pending.as_mut().filter(|_| was_looked_for) {
+                    pending.may_be_written = false;
+                }
                 self.wish_later(Wish::Write(saga.to_owned()), now);
             }
             Standing::Lost => {
@@ -291,10 +301,15 @@ impl EtcdJournal {
         true
     }
 
-    /// A record is larger than etcd takes, so it was not written, and will not be. False: it is something else.
+    /// A record is larger than etcd takes, so it was not written, and will not be. False: it is something else; or another
+    /// member, which takes more, may have written it before, which is looked up.
     pub(super) fn refuse_as_too_large(&mut self, wish: &Wish) -> bool {
         let Wish::Write(saga) = wish else { return false };
         let Some(kept) = self.sagas.get_mut(saga).filter(|kept| kept.revision > 0) else { return false };
+        if let Some(pending) = kept.pending.as_mut().filter(|pending| pending.may_be_written) {
+            pending.is_looked_for = true;
+            return false;
+        }
         let Some(pending) = kept.pending.take() else { return false };
         self.tell_fate(saga, pending.sequence, Acknowledgement::TooLarge);
         true

@@ -39,6 +39,8 @@ pub(super) struct Watched {
 /// A row whose sagas are ours now.
 #[derive(Debug)]
 pub(super) struct TakenRow {
+    /// The row, as it is in shared data if it is still ours: who takes it from us writes that into it first of all.
+    written: Vec<u8>,
     /// Slots that are still in use.
     open: BTreeSet<u32>,
 }
@@ -147,36 +149,53 @@ impl SharedJournal {
             }
         }
         row.state = if unused { RowState::Free } else { RowState::TakenBy(self.name()) };
+        let written = row.encode();
         // Somebody else was quicker, or the VM lives after all.
-        if store.set_shared(&row_key(number), &row.encode(), Some(version)).is_err() || row.state == RowState::Free {
+        if store.set_shared(&row_key(number), &written, Some(version)).is_err() || row.state == RowState::Free {
             return;
         }
         log::warn!("the VM {} is dead: its sagas are taken over", row.vm);
-        let mut taken = TakenRow { open: BTreeSet::new() };
+        self.taken.insert(number, TakenRow { written, open: BTreeSet::new() });
         for slot in 0.. {
             let place = Place { row: number, slot };
             if store.shared(&slot_key(number, slot)).is_none() {
                 break;
             }
-            match self.take_slot(store, place, died_at, tick) {
-                Taken::Empty => {}
-                Taken::Kept => {
-                    taken.open.insert(slot);
-                }
-                Taken::Ended(slot_text) => {
-                    taken.open.insert(slot);
-                    self.adopt(*slot_text, place);
-                }
-                Taken::Ours(slot_text) => {
-                    taken.open.insert(slot);
-                    self.revive(store, place, *slot_text, &definitions, tick);
-                }
+            let taken = self.take_slot(store, place, died_at, tick);
+            match self.taken.get_mut(&number) {
+                // Others have taken this VM for dead meanwhile.
+                None => return,
+                Some(_) if matches!(taken, Taken::Empty) => {}
+                Some(row) => _ = row.open.insert(slot),
+            }
+            match taken {
+                Taken::Empty | Taken::Kept => {}
+                Taken::Ended(slot_text) => self.adopt(*slot_text, place),
+                Taken::Ours(slot_text) => self.revive(store, place, *slot_text, &definitions, tick),
             }
         }
-        let nothing = taken.open.is_empty();
-        self.taken.insert(number, taken);
-        if nothing {
+        if self.taken.get(&number).is_some_and(|row| row.open.is_empty()) {
             self.free_row(store, number);
+        }
+    }
+
+    /// Whether nobody has taken this row from this VM, which has it for its own or has taken it over itself.
+    pub(super) fn still_has(&mut self, store: &impl SharedData, number: u32) -> bool {
+        let Some(row) = self.taken.get(&number) else {
+            return self.own.as_ref().is_some_and(|own| own.number == number) && self.still_lives(store);
+        };
+        let has = store.shared(&row_key(number)).is_some_and(|(bytes, _)| bytes == row.written);
+        if !has {
+            self.taken.remove(&number);
+            self.lost.extend(self.places.extract_if(|_, place| place.row == number).map(|(saga, _)| saga));
+        }
+        has
+    }
+
+    /// A row that was taken over may be another's by now, though this VM was not taken for dead: it was so nearly.
+    pub(super) fn look_at_taken_rows(&mut self, store: &impl SharedData) {
+        for number in self.taken.keys().copied().collect::<Vec<_>>() {
+            self.still_has(store, number);
         }
     }
 
@@ -188,6 +207,10 @@ impl SharedJournal {
             let Some((bytes, version)) = store.shared(&key).filter(|(bytes, _)| !bytes.is_empty()) else {
                 return Taken::Empty;
             };
+            // After the slot was read: who takes the row from us first writes the row, then the slot.
+            if !self.still_has(store, place.row) {
+                return Taken::Kept;
+            }
             let mut slot = match Slot::parse(&bytes, self.reader) {
                 Ok(slot) => slot,
                 Err(why) if why.is_for_others() => {
@@ -195,7 +218,7 @@ impl SharedJournal {
                     return Taken::Kept;
                 }
                 Err(why) => {
-                    log::error!("{key}: {why}; it stays as it is");
+                    tick.quarantined.push((saga_of(&bytes).unwrap_or(key), format!("{why}; it stays as it is")));
                     return Taken::Kept;
                 }
             };

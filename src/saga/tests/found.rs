@@ -277,3 +277,17 @@ fn a_second_takeover_awaits_it_where_the_second_attempt_succeeded() {
     until_sent_and_written(&mut world);
     assert!(world.now >= sent_at + 30_000, "compensated after {} ms", world.now - sent_at);
 }
+
+/// It was told nobody: only while it compensates was a saga looked at for being stuck.
+#[test]
+fn an_end_that_the_journal_does_not_take_is_told_to_the_operator() {
+    let mut world = begin(&load(json!({"steps": [by_key("hotel", &[])]})));
+    end(&mut world, "hotel", Behaviour::Do);
+    assert_eq!((world.saga.state(), world.ended), (SagaState::Completed, None));
+    let decided_at = world.now;
+    while world.reports.is_empty() && world.wait_until_due() {}
+    assert!(matches!(world.reports.as_slice(), [Report::Stuck { .. }]), "{:?}", world.reports);
+    assert_eq!((world.now - decided_at, world.saga.next_due()), (STUCK_AFTER_MS, None));
+    world.acknowledge();
+    assert_eq!(world.ended, Some(SagaState::Completed));
+}

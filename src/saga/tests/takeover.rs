@@ -56,6 +56,23 @@ fn what_a_saga_was_told_to_do_before_it_was_recorded_is_decided_anew() {
     world.check_end();
 }
 
+/// The journal may take what failed, and not yet what follows from it, where both are too large for one record.
+#[test]
+fn what_failed_first_is_what_the_records_say() {
+    let world = begin(&trip());
+    let mut progress = world.saga.progress().clone();
+    let used_up = Change::Attempted { step: 0, sent: 3, unknown: true };
+    let settlement = record::Settlement::Rejected { reason: "no seat".to_owned() };
+    for change in [used_up, Change::Settled { step: 1, settlement }] {
+        progress.apply(&change).unwrap();
+    }
+    let definition = Arc::clone(world.saga.definition());
+    let resume = Resume { definition, progress, sequence: 2, epoch: 2, bounds: Bounds::NONE };
+    let (saga, _) = Saga::resume(resume, world.now).unwrap();
+    assert!(saga.progress().steps[0].settled_unknown, "it is given up as well");
+    assert_eq!(saga.progress().cause.as_ref().unwrap().failed_step, Some(1));
+}
+
 #[test]
 fn records_of_another_definition_are_refused() {
     let world = begin(&trip());

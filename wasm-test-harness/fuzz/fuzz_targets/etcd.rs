@@ -107,7 +107,7 @@ fuzz_target!(|data: &[u8]| {
     let mut answers = input["answers"].as_array().cloned().unwrap_or_default().into_iter();
     for _ in 0..ROUNDS {
         resume(journal.tick(&mut shared, now), now);
-        let _ = journal.look(&shared, &start, now);
+        let _ = journal.look(&shared, &start, now, now);
         let mut calls = Vec::new();
         while let Some(call) = journal.next_call(now) {
             calls.push(call.number);

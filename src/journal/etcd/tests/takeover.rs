@@ -87,6 +87,20 @@ fn a_saga_of_which_three_owners_in_a_row_have_died_is_set_aside_and_the_others_a
 }
 
 #[test]
+fn a_vm_that_has_lost_its_lease_and_lives_has_not_died_of_what_it_had_resumed() {
+    let own = |_, head| Head { owner: "vm.7".to_owned(), on_probation: true, suspicion: 2, ..head };
+    let mut vm = heir_of(2, 10, own);
+    let takes = vm.asks_one(TXN);
+    assert_eq!(sizes(std::slice::from_ref(&takes)), [2], "both at once");
+    let body: Json = serde_json::from_str(&takes.body).unwrap();
+    for take in body["success"].as_array().unwrap() {
+        let value = take["request_txn"]["success"][0]["request_put"]["value"].as_str().unwrap();
+        let head: Head = serde_json::from_slice(&STANDARD.decode(value).unwrap()).unwrap();
+        assert_eq!((head.owner.as_str(), head.suspicion, head.on_probation, head.quarantined), ("vm.0", 2, true, None));
+    }
+}
+
+#[test]
 fn of_several_suspects_one_is_taken_over_at_a_time() {
     let mut vm = heir_of(3, 10, |_, head| Head { on_probation: true, ..head });
     let take = vm.asks_one(TXN);
