@@ -12,6 +12,7 @@ use crate::saga::record::{Begun, Change, Record};
 use crate::saga::{Reply, SagaState, StepState};
 
 mod keys;
+mod room;
 mod stopped;
 
 type Values = BTreeMap<String, (Vec<u8>, Version)>;
