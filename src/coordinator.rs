@@ -394,6 +394,10 @@ impl<J: Journal> Coordinator<J> {
         if let Some(client) = entry.client {
             self.clients.remove(&client);
         }
+        // What was needed at the worst moment would count for ever.
+        if self.sagas.len() < self.sagas.capacity() / 8 {
+            self.sagas.shrink_to(self.sagas.capacity() / 4);
+        }
     }
 
     fn reschedule(&mut self, key: Key) {
