@@ -26,19 +26,23 @@ use crate::saga::{
 
 mod begin;
 mod breadcrumb;
+mod calls;
 mod depth;
 mod forwarded;
 mod news;
 mod ownership;
 mod repeated;
+mod room;
 #[cfg(test)]
 mod tests;
 mod writes;
 
 use breadcrumb::{Breadcrumb, Crumb};
 use repeated::Waiting;
+use room::Room;
 
 pub use begin::not_handed_over;
+pub use room::Reserved;
 
 /// Names a callout under way.
 pub type Token = u32;
@@ -65,6 +69,11 @@ pub trait Host: SharedData {
     fn reply(&mut self, client: Client, reply: &Reply);
     /// Counts something that an operator should be able to see growing.
     fn count(&mut self, counter: Counter);
+    /// Bytes that the VM holds beyond what its configurations take, for all of its coordinators. A host that does not
+    /// count holds nothing.
+    fn allocated_bytes(&self) -> usize {
+        0
+    }
 }
 
 /// What is counted.
@@ -88,11 +97,13 @@ pub enum Counter {
     LeftAlone,
     /// A request that matches was refused, because nobody would have held it while its saga runs.
     RequestNotHeld,
+    /// The body of an answer was not kept, for want of room or as it has too many values.
+    AnswerNotKept,
 }
 
 impl Counter {
     /// Every counter.
-    pub const ALL: [Counter; 9] = [
+    pub const ALL: [Counter; 10] = [
         Counter::IllegalEvent,
         Counter::Stuck,
         Counter::ReplyNotRendered,
@@ -102,6 +113,7 @@ impl Counter {
         Counter::NothingToUndo,
         Counter::LeftAlone,
         Counter::RequestNotHeld,
+        Counter::AnswerNotKept,
     ];
 
     /// Name of the metric.
@@ -116,6 +128,7 @@ impl Counter {
             Counter::NothingToUndo => "sagabox_compensations_not_found",
             Counter::LeftAlone => "sagabox_sagas_left_alone",
             Counter::RequestNotHeld => "sagabox_requests_not_held",
+            Counter::AnswerNotKept => "sagabox_answers_not_kept",
         }
     }
 }
@@ -138,7 +151,12 @@ type Key = u64;
 /// Who waits for a callout.
 #[derive(Debug)]
 enum Callout {
-    Saga(Key, CallId),
+    Saga {
+        saga: Key,
+        id: CallId,
+        /// Bytes, for its answer.
+        reserved: usize,
+    },
     Journal(u64),
 }
 
@@ -150,7 +168,6 @@ struct Entry {
     /// Of a first attempt, until the journal has taken its key.
     request: Option<Box<MatchedRequest>>,
     due: Option<Millis>,
-    held_bytes: usize,
 }
 
 /// The sagas of one VM. See the module's text.
@@ -158,6 +175,7 @@ struct Entry {
 pub struct Coordinator<J> {
     journal: J,
     limits: Limits,
+    room: Room,
     forward_headers: Vec<String>,
     sagas: HashMap<Key, Entry>,
     /// By id.
@@ -167,15 +185,20 @@ pub struct Coordinator<J> {
     breadcrumb: Breadcrumb,
     callouts: HashMap<Token, Callout>,
     due: BTreeSet<(Millis, Key)>,
-    held_bytes: usize,
     next_key: Key,
 }
 
 impl<J: Journal> Coordinator<J> {
-    /// A coordinator without sagas. `forward_headers` are lower-case.
+    /// The only coordinator of its VM, without sagas. `forward_headers` are lower-case.
     pub fn new(journal: J, limits: Limits, forward_headers: Vec<String>) -> Coordinator<J> {
+        Coordinator::sharing(Reserved::default(), journal, limits, forward_headers)
+    }
+
+    /// The same beside others of its VM, which share what is `reserved`.
+    pub fn sharing(reserved: Reserved, journal: J, limits: Limits, forward_headers: Vec<String>) -> Coordinator<J> {
         Coordinator {
             journal,
+            room: Room::new(limits.max_bytes, reserved),
             limits,
             forward_headers,
             sagas: HashMap::new(),
@@ -185,7 +208,6 @@ impl<J: Journal> Coordinator<J> {
             breadcrumb: Breadcrumb::default(),
             callouts: HashMap::new(),
             due: BTreeSet::new(),
-            held_bytes: 0,
             next_key: 0,
         }
     }
@@ -193,13 +215,13 @@ impl<J: Journal> Coordinator<J> {
     /// A callout has ended. An unknown token is ignored: its saga has gone.
     pub fn ended(&mut self, host: &mut impl Host, token: Token, result: AttemptResult) {
         match self.callouts.remove(&token) {
-            Some(Callout::Saga(key, id)) => {
+            Some(Callout::Saga { saga, id, reserved }) => {
                 let callback = match id.kind {
                     CallKind::Transaction => "the answer of a transaction",
                     CallKind::Compensation => "the answer of a compensation",
                 };
-                self.leave_crumb(host, key, Some(&id), callback);
-                self.feed(host, key, Event::AttemptEnded { id, result });
+                self.leave_crumb(host, saga, Some(&id), callback);
+                self.answered(host, saga, id, result, reserved);
             }
             Some(Callout::Journal(number)) => self.journal_answered(host, number, &result),
             None => log::debug!("callout {token} has ended, but no saga waits for it"),
@@ -254,17 +276,12 @@ impl<J: Journal> Coordinator<J> {
         self.sagas.len()
     }
 
-    /// Bytes that the sagas under way hold, about.
-    pub fn held_bytes(&self) -> usize {
-        self.held_bytes
-    }
-
     fn add(&mut self, saga: Saga, client: Option<Client>, start: Option<IdempotencyKey>) -> Key {
         self.next_key = self.next_key.wrapping_add(1);
         let key = self.next_key;
         self.clients.extend(client.map(|client| (client, key)));
         self.keys.insert(saga.id().to_owned(), key);
-        self.sagas.insert(key, Entry { saga, client, start, request: None, due: None, held_bytes: 0 });
+        self.sagas.insert(key, Entry { saga, client, start, request: None, due: None });
         key
     }
 
@@ -343,21 +360,15 @@ impl<J: Journal> Coordinator<J> {
     }
 
     fn send(&mut self, host: &mut impl Host, key: Key, call: &OutgoingCall) -> Option<Event> {
-        let saga = self.sagas.get(&key)?.saga.id();
+        let saga = &self.sagas.get(&key)?.saga;
         if host.notice_suspension() {
             self.journal.doubt_ownership(host.now());
         }
         // A turn may take long, and its thread may stop in it.
-        let refusal = match self.journal.owns(host, saga, host.now()) {
-            Ownership::Ours => match host.dispatch(call) {
-                Ok(token) => {
-                    self.callouts.insert(token, Callout::Saga(key, call.id));
-                    return None;
-                }
-                Err(refusal) => {
-                    log::debug!("saga {saga}: cluster `{}`: {refusal}", call.cluster);
-                    refusal
-                }
+        let refusal = match self.journal.owns(host, saga.id(), host.now()) {
+            Ownership::Ours => match self.dispatch(host, key, call) {
+                Ok(()) => return None,
+                Err(refusal) => refusal,
             },
             // It can be sent once that is certain again.
             Ownership::Unsure => DispatchRefusal::OwnershipUncertain,
@@ -388,21 +399,20 @@ impl<J: Journal> Coordinator<J> {
     fn forget(&mut self, key: Key) {
         let Some(entry) = self.sagas.remove(&key) else { return };
         self.keys.remove(entry.saga.id());
-        self.held_bytes = self.held_bytes.saturating_sub(entry.held_bytes);
         if let Some(due) = entry.due {
             self.due.remove(&(due, key));
         }
         if let Some(client) = entry.client {
             self.clients.remove(&client);
         }
+        // What was needed at the worst moment would count for ever.
+        if self.sagas.len() < self.sagas.capacity() / 8 {
+            self.sagas.shrink_to(self.sagas.capacity() / 4);
+        }
     }
 
     fn reschedule(&mut self, key: Key) {
         let Some(entry) = self.sagas.get_mut(&key) else { return };
-        let of_request = entry.request.as_ref().map_or(0, |matched| matched.request.body.len());
-        let held_bytes = entry.saga.held_bytes().saturating_add(of_request);
-        self.held_bytes = self.held_bytes.saturating_sub(entry.held_bytes).saturating_add(held_bytes);
-        entry.held_bytes = held_bytes;
         let due = entry.saga.next_due();
         if due != entry.due {
             if let Some(before) = entry.due {

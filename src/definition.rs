@@ -137,7 +137,7 @@ pub struct ReplyTemplate {
 pub struct Limits {
     /// Sagas in flight.
     pub max_sagas: usize,
-    /// Bytes held by sagas in flight.
+    /// Bytes of memory that are held, of all coordinators of the VM.
     pub max_bytes: usize,
     /// Bytes of a request's body (past it the client gets 413) and of a participant's answer (past it the body is not kept).
     pub max_body: usize,

@@ -1,4 +1,6 @@
 //! What expressions can read of requests and responses, as JSON. Any bytes will do: nothing here fails.
+//!
+//! A body becomes a tree, which may take 80 times the memory of its text: whoever makes it one has weighed it before.
 
 use std::borrow::Cow;
 
@@ -6,6 +8,10 @@ use percent_encoding::percent_decode_str;
 use serde_json::{Map, Value as Json, json};
 
 use crate::template::BodyKind;
+
+mod weight;
+
+pub use weight::{MAX_VALUES, Weight};
 
 /// A client's request, as it came.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]

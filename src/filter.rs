@@ -15,6 +15,7 @@ mod clock;
 mod gate;
 mod host;
 mod inbox;
+mod memory;
 mod root;
 mod stream;
 

@@ -221,6 +221,10 @@ pub trait Journal {
     /// harmless before.
     fn tick(&mut self, store: &mut impl SharedData, now: Millis) -> News;
 
+    /// So much memory is left for sagas that are taken over, in bytes, from now on. A journal that was never told has
+    /// as much as it wants.
+    fn offer_room(&mut self, _bytes: usize) {}
+
     /// When the next tick is due.
     fn next_due(&self) -> Millis;
 

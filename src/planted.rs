@@ -178,6 +178,18 @@ faults! {
     OneQueueName = "one-queue-name",
     /// A root lets itself be deleted with sagas open; they stop where they are.
     OldConfigurationLetGo = "old-configuration-let-go",
+
+    // Memory. They show in the memory of Envoy.
+    /// What a body becomes is not weighed before it is parsed: a saga begins if there is any room.
+    BodyNotWeighed = "body-not-weighed",
+    /// Answers are kept whatever is held, and however many values they have.
+    AnswersNotCounted = "answers-not-counted",
+    /// What was reserved for an answer is never free again.
+    ReservationKept = "reservation-kept",
+    /// Compensations wait for room, as transactions do.
+    CompensationsWaitForRoom = "compensations-wait-for-room",
+    /// Sagas of the dead are taken over whatever is held.
+    TakenOverWithoutRoom = "taken-over-without-room",
 }
 
 /// Header of a request that begins a saga at which a build with planted faults traps, to show what becomes of the other

@@ -247,22 +247,6 @@ impl Saga {
         self.progress.stuck.as_ref().map(|stuck| stuck.reason.as_str())
     }
 
-    /// Bytes that the saga holds beyond a fixed amount, about.
-    pub fn held_bytes(&self) -> usize {
-        let begun = self.progress.begun.as_ref().map_or(0, |begun| {
-            let forwarded = begun.forwarded.iter().map(|(name, value)| name.len() + value.len());
-            json_bytes(&begun.request) + forwarded.sum::<usize>()
-        });
-        let kept: usize = self.progress.facts.values().map(json_bytes).sum();
-        let calls = |step: &StepProgress| {
-            let calls = [&step.request, &step.compensation];
-            calls.into_iter().flatten().map(|request| request.held_bytes()).sum::<usize>()
-        };
-        let unwritten: usize = self.wal.unwritten().iter().map(Change::held_bytes).sum();
-        let reply = self.progress.reply.as_ref().map_or(0, Reply::held_bytes);
-        begun + kept + unwritten + reply + self.progress.steps.iter().map(calls).sum::<usize>()
-    }
-
     /// Bytes that the journal holds of the saga, or will once it has every change, about.
     fn recorded_bytes(&self) -> usize {
         let begun = self.progress.begun.as_ref().map_or(0, |begun| record::text_bytes(&begun.request));
@@ -432,17 +416,4 @@ impl Saga {
 
 fn not_outstanding(sequence: u64, outstanding: Option<u64>) -> IllegalEvent {
     IllegalEvent { reason: format!("the journal says something of record {sequence}, outstanding is {outstanding:?}") }
-}
-
-/// What a value takes in memory: small values cost far more than their text.
-fn json_bytes(value: &Json) -> usize {
-    let below = match value {
-        Json::Null | Json::Bool(_) | Json::Number(_) => 0,
-        Json::String(text) => text.len(),
-        Json::Array(items) => items.iter().map(json_bytes).sum(),
-        Json::Object(members) => {
-            members.iter().map(|(name, member)| size_of::<String>() + name.len() + json_bytes(member)).sum()
-        }
-    };
-    size_of::<Json>() + below
 }

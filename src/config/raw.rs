@@ -123,7 +123,7 @@ pub(super) struct RawLimits {
     #[cfg_attr(feature = "schema", schemars(range(min = 1, max = 4294967295_u32)))]
     #[deserr(default)]
     pub(super) max_sagas: Option<Located<Whole>>,
-    /// Bytes held by sagas in flight; past it 503 with `retry-after`. Default: 64MiB.
+    /// Bytes of memory that a worker holds, of all instances in its VM; past it 503 with `retry-after`. Default: 64MiB.
     #[deserr(default)]
     pub(super) max_bytes: Option<Located<Size>>,
     /// Of a request's body (past it 413) and of an answer's (past it the body is not kept). Default: 1MiB.

@@ -11,7 +11,7 @@ use super::breadcrumb::Crumb;
 use super::forwarded::forwarded;
 use super::repeated::{OfAnother, Wait, waits_until};
 use super::{Client, Coordinator, Host, Key, MatchedRequest, depth, too_large, too_large_for_the_journal};
-use crate::facts;
+use crate::facts::{self, MAX_VALUES, Weight};
 use crate::journal::{self, Found, IdempotencyKey, Journal};
 use crate::planted::{TRAP_HEADER, TRAP_IN_BEGIN, trap_where};
 use crate::saga::{Begin, Millis, Problem, Reply, Saga};
@@ -24,17 +24,23 @@ impl<J: Journal> Coordinator<J> {
         if matched.request.body.len() > self.limits.max_body {
             return host.reply(client, &too_large(self.limits.max_body));
         }
-        let facts = matched.definition.start_key.is_some().then(|| facts::request(&matched.request, &matched.params));
-        if facts.is_some() {
-            self.leave_crumb_of_begin(host, &matched, "");
-        }
+        let Some(cost) = self.room.cost_of_begin(host, &matched) else { return host.reply(client, &too_many_values()) };
+        let facts = match matched.definition.start_key.is_some() {
+            false => None,
+            // What has begun for it is known by what is in it.
+            true if !self.room.takes(host, cost) => return host.reply(client, &Problem::fate_unknown(NO_ROOM_TO_READ)),
+            true => {
+                self.leave_crumb_of_begin(host, &matched, "");
+                Some(facts::request(&matched.request, &matched.params))
+            }
+        };
         let key = IdempotencyKey::of(&matched.definition, &matched.request, facts.as_ref().unwrap_or(&Json::Null));
         let key = match key {
             Ok(Some(key)) => key,
-            Ok(None) => return self.begin_unless_full(host, matched, facts, None),
+            Ok(None) => return self.begin_unless_full(host, matched, (facts, cost), None),
             Err(why) => return host.reply(client, &not_usable(format!("start_key: {why}"))),
         };
-        let is_full = self.is_full(&matched);
+        let is_full = self.is_full(host, cost);
         // What is not known at once is known once the journal takes the first record, or does not.
         let found = match is_full {
             true => self.journal.look(host, key.looks_for(), host.now(), host.now()),
@@ -42,10 +48,10 @@ impl<J: Journal> Coordinator<J> {
         };
         let until = waits_until(&matched.definition, host.now());
         match found {
-            Found::Nothing => self.begin_unless_full(host, matched, facts, Some(key)),
+            Found::Nothing => self.begin_unless_full(host, matched, (facts, cost), Some(key)),
             // An equal request, which was no attempt of this one.
             Found::OtherRequest if matches!(key, IdempotencyKey::OfFirstAttempt(_)) => {
-                self.begin_unless_full(host, matched, facts, None);
+                self.begin_unless_full(host, matched, (facts, cost), None);
             }
             found => {
                 let of_another = OfAnother::of(&key, None);
@@ -56,16 +62,25 @@ impl<J: Journal> Coordinator<J> {
         }
     }
 
-    /// Begins a saga, whatever has begun before. `facts` are the request's, if they are known.
-    pub(super) fn begin_unless_full(
+    /// Begins a saga without a key, for a request that was taken before: it has waited since.
+    pub(super) fn begin_alone(&mut self, host: &mut impl Host, matched: MatchedRequest) {
+        match self.room.cost_of_begin(host, &matched) {
+            Some(cost) => self.begin_unless_full(host, matched, (None, cost), None),
+            None => host.reply(matched.client, &too_many_values()),
+        }
+    }
+
+    /// Begins a saga, whatever has begun before. `facts` are the request's, if they are known; `cost` is what the saga may
+    /// add, with them.
+    fn begin_unless_full(
         &mut self,
         host: &mut impl Host,
         matched: MatchedRequest,
-        facts: Option<Json>,
+        (facts, cost): (Option<Json>, usize),
         key: Option<IdempotencyKey>,
     ) {
         let client = matched.client;
-        if self.is_full(&matched) {
+        if self.is_full(host, cost) {
             return host.reply(client, &full());
         }
         let Some(depth) = depth::of(&matched.request) else { return host.reply(client, &depth::too_deep()) };
@@ -128,9 +143,9 @@ impl<J: Journal> Coordinator<J> {
         self.answer_or_wait(host, client, wait, found);
     }
 
-    fn is_full(&self, matched: &MatchedRequest) -> bool {
-        let held_bytes = self.held_bytes.saturating_add(matched.request.body.len());
-        self.sagas.len() >= self.limits.max_sagas || held_bytes > self.limits.max_bytes
+    /// Whether no saga can be taken that may add so much.
+    fn is_full(&self, host: &impl Host, cost: usize) -> bool {
+        self.sagas.len() >= self.limits.max_sagas || !self.room.takes(host, cost)
     }
 
     fn leave_crumb_of_begin(&mut self, host: &mut impl Host, matched: &MatchedRequest, saga: &str) {
@@ -140,8 +155,16 @@ impl<J: Journal> Coordinator<J> {
     }
 }
 
+const NO_ROOM_TO_READ: &str = "the proxy has no memory left to read its key";
+
 fn full() -> Reply {
     Problem::overload("as many sagas are under way as this proxy takes")
+}
+
+/// The answer to a request whose body has more values than may be parsed.
+fn too_many_values() -> Reply {
+    let detail = format!("the body of a request that begins a saga may have at most {MAX_VALUES} values");
+    Problem::new(413, "too-many-values", "The body has too many values", detail).into_reply()
 }
 
 fn not_usable(detail: String) -> Reply {
@@ -151,7 +174,11 @@ fn not_usable(detail: String) -> Reply {
 /// The answer to a request that never reached the coordinator.
 pub fn not_handed_over(matched: &MatchedRequest) -> Reply {
     let what = "the proxy could not take the saga over";
-    let facts = facts::request(&matched.request, &matched.params);
+    let is_read = matched.definition.start_key.is_some();
+    if is_read && Weight::of(&matched.request.body, usize::MAX).has_too_many_values {
+        return too_many_values();
+    }
+    let facts = if is_read { facts::request(&matched.request, &matched.params) } else { Json::Null };
     match IdempotencyKey::of(&matched.definition, &matched.request, &facts) {
         Ok(None) => Problem::overload(what),
         Ok(Some(_)) | Err(_) => Problem::fate_unknown(what),

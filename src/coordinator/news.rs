@@ -25,6 +25,7 @@ impl<J: Journal> Coordinator<J> {
 
     pub(super) fn journal_answered(&mut self, host: &mut impl Host, number: u64, result: &AttemptResult) {
         let now = host.now();
+        self.journal.offer_room(self.room.free(host));
         let news = self.journal.call_ended(number, result, now);
         self.hear(host, news, now);
     }

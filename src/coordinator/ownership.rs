@@ -11,6 +11,7 @@ use crate::saga::{Millis, Problem, Reply, Saga, SagaId};
 impl<J: Journal> Coordinator<J> {
     /// Shows others that this VM lives, and resumes the sagas of those that do not.
     pub(super) fn look_at_owners(&mut self, host: &mut impl Host, now: Millis) {
+        self.journal.offer_room(self.room.free(host));
         let news = self.journal.tick(host, now);
         self.hear(host, news, now);
     }

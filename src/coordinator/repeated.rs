@@ -83,14 +83,6 @@ impl Wait {
         self.refusal.as_ref().map_or(self.until, |(_, known_by)| *known_by)
     }
 
-    /// Bytes of the request that is kept.
-    fn held_bytes(&self) -> usize {
-        match &self.of_another {
-            OfAnother::BeginsAlone(matched) => matched.request.body.len(),
-            OfAnother::Refused | OfAnother::Joined(_) | OfAnother::BeginsNothing => 0,
-        }
-    }
-
     fn verdict(&mut self, found: Found, now: Millis) -> Verdict {
         let answer = match found {
             Found::Ended(reply) => replayed(reply),
@@ -154,10 +146,6 @@ impl Waiting {
             self.poll_at = None;
         }
     }
-
-    fn held_bytes(&self) -> usize {
-        self.clients.values().map(Wait::held_bytes).fold(0, usize::saturating_add)
-    }
 }
 
 impl<J: Journal> Coordinator<J> {
@@ -167,18 +155,14 @@ impl<J: Journal> Coordinator<J> {
         match wait.verdict(found, now) {
             Verdict::Answered(reply) => host.reply(client, &reply),
             Verdict::Waits => self.wait(host, client, wait),
-            Verdict::BeginsAlone(matched) => self.begin_unless_full(host, *matched, None, None),
+            Verdict::BeginsAlone(matched) => self.begin_alone(host, *matched),
         }
     }
 
     /// Lets a client wait for the end of the saga that has begun under its key. As many may wait as sagas may be under
     /// way.
     pub(super) fn wait(&mut self, host: &mut impl Host, client: Client, wait: Wait) {
-        let held_bytes = wait.held_bytes();
-        let bytes_fit = held_bytes == 0
-            || self.held_bytes.saturating_add(self.waiting.held_bytes()).saturating_add(held_bytes)
-                <= self.limits.max_bytes;
-        if self.waiting.count() >= self.limits.max_sagas || !bytes_fit {
+        if self.waiting.count() >= self.limits.max_sagas || self.room.free(host) == 0 {
             let detail = "as many requests wait for sagas that were begun before as this proxy lets wait";
             return host.reply(client, &Problem::fate_unknown(detail));
         }
@@ -195,7 +179,7 @@ impl<J: Journal> Coordinator<J> {
             let found = self.journal.look(host, &wait.start, wait.since, now);
             match wait.verdict(found, now) {
                 Verdict::Answered(reply) => host.reply(client, &reply),
-                Verdict::BeginsAlone(matched) => self.begin_unless_full(host, *matched, None, None),
+                Verdict::BeginsAlone(matched) => self.begin_alone(host, *matched),
                 Verdict::Waits => {
                     self.waiting.clients.insert(client, wait);
                 }

@@ -7,6 +7,7 @@ use proxy_wasm::hostcalls;
 use proxy_wasm::types::{MetricType, Status};
 
 use super::clock::Clock;
+use super::memory;
 use super::stream::counted_bytes;
 use crate::coordinator::{Client, Counter, Host, Token};
 use crate::journal::{Conflict, JournalCall, SharedData, Version};
@@ -101,6 +102,10 @@ impl Host for EnvoyHost {
         {
             log::warn!("{} was not counted: {status:?}", counter.name());
         }
+    }
+
+    fn allocated_bytes(&self) -> usize {
+        memory::allocated_bytes()
     }
 }
 

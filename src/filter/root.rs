@@ -10,6 +10,7 @@ use proxy_wasm::types::{BufferType, ContextType, MapType};
 use super::gate::Gate;
 use super::host::EnvoyHost;
 use super::inbox::{Inbox, Message};
+use super::memory::{self, OfConfiguration};
 use super::stream::{Intake, Stream};
 use crate::config::{self, Configuration, Role};
 use crate::coordinator::{Coordinator, Counter, Host};
@@ -23,6 +24,8 @@ use crate::saga::{AttemptResult, Millis};
 pub(super) struct Root {
     id: u32,
     serving: Option<Serving>,
+    /// Goes with what it counts.
+    of_configuration: OfConfiguration,
     /// Envoy wants this root to end; it does when its last saga has.
     ending: bool,
 }
@@ -50,7 +53,7 @@ const LONGEST_PERIOD_MS: Millis = 60_000;
 
 impl Root {
     pub(super) fn new(id: u32) -> Root {
-        Root { id, serving: None, ending: false }
+        Root { id, serving: None, of_configuration: OfConfiguration::default(), ending: false }
     }
 
     fn with_worker(&mut self, act: impl FnOnce(&mut Worker)) {
@@ -103,12 +106,14 @@ impl RootContext for Root {
                 return false;
             }
         };
-        match config::load(&bytes) {
-            Ok(configuration) => {
-                self.serving = Some(Serving::new(self.id, configuration));
+        let id = self.id;
+        let serve = || config::load(&bytes).map(|configuration| Serving::new(id, configuration));
+        match OfConfiguration::measure(serve) {
+            (Ok(serving), of_configuration) => {
+                (self.serving, self.of_configuration) = (Some(serving), of_configuration);
                 true
             }
-            Err(errors) => {
+            (Err(errors), _) => {
                 for error in &errors.0 {
                     log::error!("configuration: {error}");
                 }
@@ -168,7 +173,8 @@ impl Serving {
             Ok(queue) => inbox.wake_by(queue),
             Err(status) => log::error!("no queue to wake the root by: {status:?}"),
         }
-        let coordinator = Coordinator::new(journal, configuration.limits, configuration.forward_headers);
+        let (limits, headers) = (configuration.limits, configuration.forward_headers);
+        let coordinator = Coordinator::sharing(memory::reserved(), journal, limits, headers);
         let intake = Rc::new(intake);
         let mut worker = Worker { intake, inbox, host, coordinator, max_body, tick_at: None };
         // Also a VM that never gets a request looks whether others have gone.

@@ -78,6 +78,10 @@ impl Journal for AnyJournal {
         of_either!(self, journal => journal.tick(store, now))
     }
 
+    fn offer_room(&mut self, bytes: usize) {
+        of_either!(self, journal => journal.offer_room(bytes));
+    }
+
     fn next_due(&self) -> Millis {
         of_either!(self, journal => journal.next_due())
     }

@@ -91,6 +91,8 @@ pub struct EtcdJournal {
     sagas: HashMap<SagaId, Kept>,
     /// No more are taken over once this many are ours.
     max_sagas: usize,
+    /// Bytes that sagas may take which are taken over.
+    room: usize,
     queue: Queue,
     calls: BTreeMap<u64, Call>,
     last_call: u64,
@@ -141,6 +143,7 @@ impl EtcdJournal {
             looks: Looks::default(),
             sagas: HashMap::new(),
             max_sagas,
+            room: usize::MAX,
             queue: Queue::default(),
             calls: BTreeMap::new(),
             last_call: 0,
@@ -310,7 +313,7 @@ impl Journal for EtcdJournal {
     }
 
     fn tick(&mut self, store: &mut impl SharedData, now: Millis) -> News {
-        let has_room = self.sagas.len() < self.max_sagas;
+        let has_room = self.has_room_beside(0);
         if self.settings.takes_over && self.lookout.take_turn(store, has_room, now) {
             self.scan.begin();
             self.forget_definitions();
@@ -318,6 +321,10 @@ impl Journal for EtcdJournal {
         self.end_probations(now);
         self.looks.forget_past(now);
         std::mem::take(&mut self.news)
+    }
+
+    fn offer_room(&mut self, bytes: usize) {
+        self.room = bytes;
     }
 
     fn next_due(&self) -> Millis {

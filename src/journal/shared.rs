@@ -67,6 +67,8 @@ pub struct SharedJournal {
     taken: BTreeMap<u32, TakenRow>,
     /// What was told to be left alone: sagas, and rows.
     left_alone: BTreeSet<String>,
+    /// Bytes that sagas may take which are taken over.
+    room: usize,
     /// Sagas that may be what kills VMs: they are resumed one at a time.
     suspects: VecDeque<Orphan>,
     /// The suspect that was resumed last, and the beat at which it has lived long enough.
@@ -99,6 +101,7 @@ impl SharedJournal {
             watched: BTreeMap::new(),
             taken: BTreeMap::new(),
             left_alone: BTreeSet::new(),
+            room: usize::MAX,
             suspects: VecDeque::new(),
             on_probation: None,
             beat_at: 0,
@@ -299,6 +302,10 @@ impl Journal for SharedJournal {
         self.resume_a_suspect(store, &mut tick);
         self.forget_past(store, now);
         tick
+    }
+
+    fn offer_room(&mut self, bytes: usize) {
+        self.room = bytes;
     }
 
     fn next_due(&self) -> Millis {

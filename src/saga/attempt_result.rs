@@ -40,6 +40,8 @@ pub enum DispatchRefusal {
     OwnershipUncertain,
     /// The saga had begun to compensate before it was sent.
     Obsolete,
+    /// There is no room for what its answer may add to what is held.
+    NoRoom,
 }
 
 impl std::fmt::Display for DispatchRefusal {
@@ -50,6 +52,7 @@ impl std::fmt::Display for DispatchRefusal {
             DispatchRefusal::Unavailable => "not sent: the participant's cluster has no endpoint to take it",
             DispatchRefusal::OwnershipUncertain => "not sent: the proxy cannot reach the journal to renew its lease",
             DispatchRefusal::Obsolete => "not sent: the saga was to be compensated",
+            DispatchRefusal::NoRoom => "not sent: the proxy has no memory left for the participant's answer",
         })
     }
 }

@@ -183,8 +183,7 @@ impl Change {
         length(self, self.held_bytes())
     }
 
-    /// Bytes that it holds, about.
-    pub fn held_bytes(&self) -> usize {
+    fn held_bytes(&self) -> usize {
         let of = |request: &Option<Box<Request>>| request.as_deref().map_or(0, Request::held_bytes);
         match self {
             Change::Begun(begun) => {

@@ -187,7 +187,8 @@ impl Saga {
                 facts.insert("request".to_owned(), request.facts());
             }
             if let Some(response) = response {
-                facts.insert("response".to_owned(), response.clone());
+                let read = self.definition.reads.project(&["transaction", "response"], response);
+                facts.insert("response".to_owned(), read);
             }
         }
         facts

@@ -28,6 +28,9 @@ const PROBATION_MS: Millis = 5_000;
 const MAX_SUSPICION: u32 = 3;
 /// Taken over at a time. The others are looked for again once these are done.
 const MAX_TAKING: usize = 128;
+/// What there must be room for beside what is being taken over already. How large a saga is shows only as its records come: seldom so
+/// large.
+const OF_ONE_SAGA: usize = 512 << 10;
 
 /// A saga without owner, as it was found.
 #[derive(Clone, Debug)]
@@ -80,14 +83,24 @@ impl Takeovers {
 }
 
 impl EtcdJournal {
+    /// Whether one more can be taken over while so many are. A VM that has none takes one in any case.
+    pub(super) fn has_room_beside(&self, taking: usize) -> bool {
+        let is_first = taking == 0 && self.sagas.is_empty();
+        let bytes = taking.saturating_add(1).saturating_mul(OF_ONE_SAGA);
+        let fits = bytes <= self.room || is_first || planted(Planted::TakenOverWithoutRoom);
+        self.sagas.len().saturating_add(taking) < self.max_sagas && fits
+    }
+
     /// Takes a saga over, unless that is under way, or more is than can be.
     pub(super) fn take_over(&mut self, candidate: Candidate) {
         let taking = self.takeovers.taking.len();
         if self.sagas.contains_key(&candidate.saga) || self.takeovers.taking.contains(&candidate.saga) {
             return;
         }
-        if self.sagas.len().saturating_add(taking) >= self.max_sagas {
-            return; // Another VM may have room, or this one later.
+        if !self.has_room_beside(taking) {
+            // Another VM may have room, or this one later: at the latest once it has more than what is under way.
+            self.takeovers.more |= taking > 0;
+            return;
         }
         if taking >= MAX_TAKING {
             self.takeovers.more = true;

@@ -235,7 +235,13 @@ fn heir(sagas: usize, max_sagas: usize) -> Vm {
 
 /// The same; each saga as it was changed.
 fn heir_of(sagas: usize, max_sagas: usize, change: impl Fn(usize, Head) -> Head) -> Vm {
+    heir_within(usize::MAX, sagas, max_sagas, change)
+}
+
+/// The same, with so much memory for what it takes over.
+fn heir_within(bytes: usize, sagas: usize, max_sagas: usize, change: impl Fn(usize, Head) -> Head) -> Vm {
     let mut vm = Vm::new(|settings| settings.takes_over = true, max_sagas);
+    vm.journal.offer_room(bytes);
     vm.journal.tick(&mut Shared, vm.now);
     let scan = vm.asks_one(TXN);
     let head = |number| encode(&change(number, head(&vm.journal)));

@@ -10,6 +10,7 @@ use super::row::{Row, RowState, configuration_key, row_key, slot_key};
 use super::slot::Slot;
 use super::{MAX_ROWS, MAX_TRIES, Place, SharedJournal, index};
 use crate::definition::Definition;
+use crate::facts::Weight;
 use crate::journal::replay::{self, NoDefinitions, Reader, Unreadable};
 use crate::journal::{Journal, News, Orphan, SharedData, Version};
 use crate::planted::{Planted, planted};
@@ -41,8 +42,19 @@ pub(super) struct Watched {
 pub(super) struct TakenRow {
     /// The row, as it is in shared data if it is still ours: who takes it from us writes that into it first of all.
     written: Vec<u8>,
-    /// Slots that are still in use.
+    /// Slots that are still in use, of those that were looked at.
     open: BTreeSet<u32>,
+    /// The next slot to be looked at; none: all were. There was no room for more sagas.
+    next: Option<u32>,
+    /// The last beat of whoever had the row before; none where nobody knows any more.
+    died_at: Option<u64>,
+}
+
+impl TakenRow {
+    /// Nothing is left in it.
+    fn is_over(&self) -> bool {
+        self.open.is_empty() && self.next.is_none()
+    }
 }
 
 impl SharedJournal {
@@ -79,6 +91,10 @@ impl SharedJournal {
             };
             let died_at = rows.iter().find(|(_, row, _)| row.vm == *owner).map(|(_, row, _)| row.beat);
             self.take_row(store, (*number, row.clone(), *version), died_at, tick);
+        }
+        let unfinished = self.taken.iter().filter(|(_, taken)| taken.next.is_some()).map(|(number, _)| *number);
+        for number in unfinished.collect::<Vec<_>>() {
+            self.take_slots(store, number, tick);
         }
     }
 
@@ -137,11 +153,8 @@ impl SharedJournal {
         if self.own_row(store).is_none() {
             return;
         }
-        let own = self.own.as_ref().map_or(number, |own| own.number);
-        let row_of = if planted(Planted::ResumedUnderOwnDefinition) { own } else { number };
-        let definitions = definitions(store, row_of, self.reader);
         let unused = store.shared(&slot_key(number, 0)).is_none();
-        if let Err(NoDefinitions::ForOthers(why)) = &definitions {
+        if let Err(NoDefinitions::ForOthers(why)) = &self.definitions_of(store, number) {
             let open = open_sagas(store, number, self.reader);
             if !open.is_empty() {
                 open.iter().for_each(|saga| self.leave_alone(saga, why, tick));
@@ -155,26 +168,38 @@ impl SharedJournal {
             return;
         }
         log::warn!("the VM {} is dead: its sagas are taken over", row.vm);
-        self.taken.insert(number, TakenRow { written, open: BTreeSet::new() });
-        for slot in 0.. {
-            let place = Place { row: number, slot };
-            if store.shared(&slot_key(number, slot)).is_none() {
-                break;
+        self.taken.insert(number, TakenRow { written, open: BTreeSet::new(), next: Some(0), died_at });
+    }
+
+    /// Takes the sagas of a row that is ours now, as many as there is room for: the others stay as they are until there is.
+    fn take_slots(&mut self, store: &mut impl SharedData, number: u32, tick: &mut News) {
+        let Some(TakenRow { next: Some(first), died_at, .. }) = self.taken.get(&number) else { return };
+        let (mut next, died_at) = (*first, *died_at);
+        let definitions = self.definitions_of(store, number);
+        let is_all = loop {
+            let place = Place { row: number, slot: next };
+            let Some((bytes, _)) = store.shared(&slot_key(number, next)) else { break true };
+            if !self.take_room(&bytes) {
+                log::debug!("there is no room for more sagas of a VM that is dead: they wait");
+                break false;
             }
             let taken = self.take_slot(store, place, died_at, tick);
             match self.taken.get_mut(&number) {
                 // Others have taken this VM for dead meanwhile.
                 None => return,
                 Some(_) if matches!(taken, Taken::Empty) => {}
-                Some(row) => _ = row.open.insert(slot),
+                Some(row) => _ = row.open.insert(next),
             }
             match taken {
                 Taken::Empty | Taken::Kept => {}
-                Taken::Ended(slot_text) => self.adopt(*slot_text, place),
-                Taken::Ours(slot_text) => self.revive(store, place, *slot_text, &definitions, tick),
+                Taken::Ended(slot) => self.adopt(*slot, place),
+                Taken::Ours(slot) => self.revive(store, place, *slot, &definitions, tick),
             }
-        }
-        if self.taken.get(&number).is_some_and(|row| row.open.is_empty()) {
+            next = next.saturating_add(1);
+        };
+        let Some(taken) = self.taken.get_mut(&number) else { return };
+        taken.next = (!is_all).then_some(next);
+        if taken.is_over() {
             self.free_row(store, number);
         }
     }
@@ -197,6 +222,23 @@ impl SharedJournal {
         for number in self.taken.keys().copied().collect::<Vec<_>>() {
             self.still_has(store, number);
         }
+    }
+
+    /// Takes from the room that is left what a slot becomes. False: it is too little. A VM that has no saga takes one in
+    /// any case: nobody else can.
+    fn take_room(&mut self, slot: &[u8]) -> bool {
+        let bytes: usize = slot.split(|byte| *byte == b'\n').map(|line| Weight::exactly_of(line).bytes).sum();
+        let is_first = self.places.is_empty();
+        // As it is read, its records and what comes of them are there at once.
+        let fits = bytes.saturating_mul(2) <= self.room || planted(Planted::TakenOverWithoutRoom);
+        self.room = self.room.saturating_sub(bytes);
+        fits || is_first
+    }
+
+    fn definitions_of(&self, store: &impl SharedData, number: u32) -> Definitions {
+        let own = self.own.as_ref().map_or(number, |own| own.number);
+        let row_of = if planted(Planted::ResumedUnderOwnDefinition) { own } else { number };
+        definitions(store, row_of, self.reader)
     }
 
     /// Writes ourselves into a slot.
@@ -320,7 +362,7 @@ impl SharedJournal {
     pub(super) fn release_taken(&mut self, store: &mut impl SharedData, place: Place) {
         let Some(taken) = self.taken.get_mut(&place.row) else { return };
         taken.open.remove(&place.slot);
-        if taken.open.is_empty() {
+        if taken.is_over() {
             self.free_row(store, place.row);
         }
     }

@@ -13,6 +13,7 @@ use crate::saga::{Reply, SagaState, StepState};
 
 mod interrupted;
 mod keys;
+mod room;
 mod stopped;
 
 type Values = BTreeMap<String, (Vec<u8>, Version)>;

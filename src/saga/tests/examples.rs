@@ -263,15 +263,6 @@ fn a_path_that_no_server_takes_begins_nothing() {
 }
 
 #[test]
-fn small_values_are_counted_with_what_they_take_in_memory() {
-    let mut hotel = by_id("hotel", &[]);
-    hotel["when"] = json!("size(request.body.items) > 0");
-    let items = vec![json!([]); 10_000];
-    let world = World::begin(&one(hotel), &json!({"guest": "ann", "items": items})).expect("begins");
-    assert!(world.saga.held_bytes() > 10_000 * size_of::<Json>());
-}
-
-#[test]
 fn the_deadline_compensates_and_names_no_step() {
     let mut world = begin(&trip());
     end(&mut world, "flight", Behaviour::Do);

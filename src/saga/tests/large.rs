@@ -4,7 +4,7 @@ use serde_json::json;
 
 use super::super::*;
 use super::definitions::{by_id, by_key, load};
-use super::world::{World, begin, end_as, until_sent};
+use super::world::{World, end_as, until_sent};
 use crate::facts::ParticipantResponse;
 
 const BOUNDS: Bounds = Bounds { record_bytes: 10_000, saga_bytes: 30_000 };
@@ -105,22 +105,6 @@ fn a_request_whose_calls_are_larger_than_the_journal_takes_begins_nothing() {
     let refused = World::begin_within(BOUNDS, &definition, &large).err().expect("refused");
     assert!(refused.is_too_large, "{refused}");
     assert!(World::begin(&definition, &large).is_ok(), "another journal takes it");
-}
-
-#[test]
-fn what_a_saga_holds_is_counted_whole() {
-    let mut world = begin(&load(json!({
-        "steps": [by_key("hotel", &[]), by_key("flight", &[])],
-        "reply": {"completed": {"body": {"terms": "${steps.hotel.response.body.terms}"}}},
-    })));
-    let before = world.saga.held_bytes();
-    end_as(&mut world, "hotel", booked(50_000));
-    let unwritten = world.saga.held_bytes();
-    assert!(unwritten > before + 100_000, "the result, and the change that is not written yet: {unwritten}");
-    end_as(&mut world, "flight", booked(10));
-    assert!(world.saga.held_bytes() > before + 100_000, "the result, and the reply");
-    world.heal();
-    assert_eq!(world.ended, Some(SagaState::Completed));
 }
 
 /// etcd may be set to take less than it does by default.

@@ -23,6 +23,27 @@ fn no_more_sagas_are_taken_over_than_a_vm_may_have() {
 }
 
 #[test]
+fn no_more_sagas_are_taken_over_at_a_time_than_there_is_memory_for_but_one_in_any_case() {
+    for (bytes, taken) in [(0, 1), (1 << 20, 2), (3 << 19, 3), (1 << 30, 5)] {
+        let mut vm = heir_within(bytes, 5, 100, |_, head| head);
+        assert_eq!(sizes(&vm.asks()), [taken], "{bytes}");
+    }
+    let mut vm = heir_within(0, 2, 100, |_, head| head);
+    let take = vm.asks_one(TXN);
+    let first = taken(&mut vm, &take);
+    assert_eq!(first.orphans.len(), 1);
+    // The other one is looked for again, and waits until there is room.
+    let again = vm.asks_one(TXN);
+    let heads = [("sagabox/saga/001".to_owned(), encode(&head(&vm.journal)))];
+    let page = json!({"succeeded": true, "responses": [found(&[]), found(&heads), found(&[])]});
+    vm.hears(&again, 200, &page);
+    assert!(vm.asks().is_empty());
+    assert!(!vm.journal.has_room_beside(0), "and the next scan is another VM's");
+    vm.journal.offer_room(1 << 20);
+    assert!(vm.journal.has_room_beside(0) && !vm.journal.has_room_beside(2));
+}
+
+#[test]
 fn a_saga_whose_definitions_cannot_be_read_is_left_to_others() {
     let mut vm = Vm::new(|settings| settings.takes_over = true, 10);
     vm.journal.tick(&mut Shared, vm.now);
