@@ -20,7 +20,10 @@ impl Driver {
     }
 
     fn ticks(&mut self, store: &mut impl SharedData) {
-        let now = self.journal.next_due();
+        self.ticks_at(store, self.journal.next_due());
+    }
+
+    fn ticks_at(&mut self, store: &mut impl SharedData, now: Millis) {
         let news = self.journal.tick(store, now);
         news.lost.iter().for_each(|saga| _ = self.driven.remove(saga));
         assert!(news.quarantined.is_empty() && news.left_alone.is_empty(), "{news:?}");
@@ -154,22 +157,28 @@ fn run(actor: usize, act: &str, stop_at: usize, others: &'static [(usize, u32)])
             "writes of an inherited one" => vm.writes(&mut store, "z1", compensating),
             "ends" => vm.writes(&mut store, "a1", ended),
             "ends inherited ones" => ["z1", "z2"].iter().for_each(|saga| vm.writes(&mut store, saga, ended)),
+            "forgets" => {
+                vm.writes(&mut shared, "a1", ended);
+                vm.ticks_at(&mut store, 4_000_000);
+            }
+            "leaves" => {
+                ["a1", "z1", "z2"].iter().for_each(|saga| vm.writes(&mut shared, saga, ended));
+                vm.journal.leave(&mut store);
+            }
             "takes over" | "takes over from an heir" => vm.ticks(&mut store),
             _ => panic!("{act}"),
         }
         if vm.driven.contains_key("new") {
             begun.push("new");
         }
-        if act == "ends" && !vm.driven.contains_key("a1") && owners(&shared).iter().all(|(saga, _)| saga != "a1") {
-            begun.retain(|saga| *saga != "a1");
-        }
-        if act == "ends inherited ones" {
+        if act.starts_with("ends") || ["forgets", "leaves"].contains(&act) {
             begun.retain(|saga| owners(&shared).iter().any(|(other, _)| other == saga));
         }
     }
     agree(&vms, &mut shared, &what);
+    let lives = |vm: &usize| act != "leaves" || *vm != actor;
     for _ in 0..60 {
-        vms.iter().for_each(|vm| vm.borrow_mut().ticks(&mut shared));
+        (0..3).filter(lives).for_each(|vm| vms[vm].borrow_mut().ticks(&mut shared));
         agree(&vms, &mut shared, &what);
     }
     // One that is taken over in the middle of its begin goes on elsewhere.
@@ -180,6 +189,11 @@ fn run(actor: usize, act: &str, stop_at: usize, others: &'static [(usize, u32)])
             vms.iter().filter(|vm| vm.borrow_mut().takes_for_its_own(&mut shared).iter().any(|own| own == saga));
         assert_eq!(drivers.count(), 1, "{what}: who drives {saga}? {:?}", owners(&shared));
     }
+    // Nothing is left of what has ended.
+    for beat in 0..10 {
+        (0..3).filter(lives).for_each(|vm| vms[vm].borrow_mut().ticks_at(&mut shared, 40_000_000 + beat * BEAT_MS));
+    }
+    assert_eq!(shared.sagas().len(), owners(&shared).len(), "{what}: {:?}", shared.sagas());
     store.meanwhile.into_inner().is_none()
 }
 
@@ -192,6 +206,8 @@ fn wherever_a_vm_stops_each_saga_has_one_owner_in_the_end() {
         (0, "writes of an inherited one"),
         (0, "ends"),
         (0, "ends inherited ones"),
+        (0, "forgets"),
+        (0, "leaves"),
         (0, "takes over"),
         (1, "takes over from an heir"),
     ];
