@@ -10,8 +10,9 @@ use serde_json::Value as Json;
 use super::breadcrumb::Crumb;
 use super::forwarded::forwarded;
 use super::repeated::{OfAnother, Wait, waits_until};
+use super::room::NeverFits;
 use super::{Client, Coordinator, Host, Key, MatchedRequest, depth, too_large, too_large_for_the_journal};
-use crate::facts::{self, MAX_VALUES, Weight};
+use crate::facts::{self, Weight};
 use crate::journal::{self, Found, IdempotencyKey, Journal};
 use crate::planted::{TRAP_HEADER, TRAP_IN_BEGIN, trap_where};
 use crate::saga::{Begin, Millis, Problem, Reply, Saga};
@@ -24,7 +25,10 @@ impl<J: Journal> Coordinator<J> {
         if matched.request.body.len() > self.limits.max_body {
             return host.reply(client, &too_large(self.limits.max_body));
         }
-        let Some(cost) = self.room.cost_of_begin(host, &matched) else { return host.reply(client, &too_many_values()) };
+        let cost = match self.room.cost_of_begin(host, &matched) {
+            Ok(cost) => cost,
+            Err(never_fits) => return host.reply(client, &never_fits.reply()),
+        };
         let facts = match matched.definition.start_key.is_some() {
             false => None,
             // What has begun for it is known by what is in it.
@@ -65,8 +69,8 @@ impl<J: Journal> Coordinator<J> {
     /// Begins a saga without a key, for a request that was taken before: it has waited since.
     pub(super) fn begin_alone(&mut self, host: &mut impl Host, matched: MatchedRequest) {
         match self.room.cost_of_begin(host, &matched) {
-            Some(cost) => self.begin_unless_full(host, matched, (None, cost), None),
-            None => host.reply(matched.client, &too_many_values()),
+            Ok(cost) => self.begin_unless_full(host, matched, (None, cost), None),
+            Err(never_fits) => host.reply(matched.client, &never_fits.reply()),
         }
     }
 
@@ -161,12 +165,6 @@ fn full() -> Reply {
     Problem::overload("as many sagas are under way as this proxy takes")
 }
 
-/// The answer to a request whose body has more values than may be parsed.
-fn too_many_values() -> Reply {
-    let detail = format!("the body of a request that begins a saga may have at most {MAX_VALUES} values");
-    Problem::new(413, "too-many-values", "The body has too many values", detail).into_reply()
-}
-
 fn not_usable(detail: String) -> Reply {
     Problem::new(400, "request-not-usable", "The request does not give what the saga needs", detail).into_reply()
 }
@@ -176,7 +174,7 @@ pub fn not_handed_over(matched: &MatchedRequest) -> Reply {
     let what = "the proxy could not take the saga over";
     let is_read = matched.definition.start_key.is_some();
     if is_read && Weight::of(&matched.request.body, usize::MAX).has_too_many_values {
-        return too_many_values();
+        return NeverFits::TooManyValues.reply();
     }
     let facts = if is_read { facts::request(&matched.request, &matched.params) } else { Json::Null };
     match IdempotencyKey::of(&matched.definition, &matched.request, &facts) {

@@ -22,8 +22,9 @@ use std::rc::Rc;
 
 use super::{Host, MatchedRequest};
 use crate::definition::{Definition, StepIndex};
-use crate::facts::{ParticipantResponse, Weight};
+use crate::facts::{MAX_VALUES, ParticipantResponse, Weight};
 use crate::planted::{Planted, planted};
+use crate::saga::{Problem, Reply};
 
 /// What is reserved for the answer of a step of which none has come yet.
 const FIRST_RESERVATION: usize = 1 << 10;
@@ -80,25 +81,36 @@ impl Room {
         limit.saturating_sub(host.allocated_bytes()).saturating_sub(self.reserved.0.get())
     }
 
-    fn free_for_begin(&self, host: &impl Host) -> usize {
-        self.free_of(self.max_bytes - self.max_bytes / 8, host)
+    /// What sagas that begin may fill.
+    fn limit_of_begin(&self) -> usize {
+        self.max_bytes - self.max_bytes / 8
     }
 
-    /// What a saga may add that a request begins, at most. None: its body has too many values.
-    pub(super) fn cost_of_begin(&self, host: &impl Host, matched: &MatchedRequest) -> Option<usize> {
+    fn free_for_begin(&self, host: &impl Host) -> usize {
+        self.free_of(self.limit_of_begin(), host)
+    }
+
+    /// What a saga may add that a request begins, about.
+    pub(super) fn cost_of_begin(&self, host: &impl Host, matched: &MatchedRequest) -> Result<usize, NeverFits> {
         if planted(Planted::BodyNotWeighed) {
-            return Some(0);
+            return Ok(0);
         }
         let MatchedRequest { definition, request, .. } = matched;
-        let weight = Weight::of(&request.body, self.free_for_begin(host) / 4);
+        let weight = Weight::of(&request.body, self.free_for_begin(host) / 8);
         if weight.has_too_many_values {
-            return None;
+            return Err(NeverFits::TooManyValues);
+        }
+        // What was received, and what of it is kept: both are there for a moment.
+        let of_request = weight.bytes.saturating_add(header_bytes(&request.headers)).saturating_mul(2);
+        if of_request > self.limit_of_begin() {
+            return Err(NeverFits::TooLarge);
         }
         let steps = definition.steps.len();
-        let answers = (0..steps).map(|step| self.reservation(definition, step)).fold(SAGA, usize::saturating_add);
-        // What was received, and what of it is kept: both are there for a moment. Each call may carry the body.
-        let of_request = weight.bytes.saturating_add(header_bytes(&request.headers)).saturating_mul(2);
-        Some(answers.saturating_add(of_request).saturating_add(request.body.len().saturating_mul(steps)))
+        let answers = (0..steps).map(|step| self.reservation(definition, step)).fold(0, usize::saturating_add);
+        // Each call may carry the body. However many there are: into an empty VM the saga must fit.
+        let calls = request.body.len().saturating_mul(steps);
+        let quarter = self.max_bytes / 4;
+        Ok(of_request.saturating_add(answers.min(quarter)).saturating_add(calls.min(quarter)).saturating_add(SAGA))
     }
 
     /// Whether a saga may begin that adds so much.
@@ -126,7 +138,7 @@ impl Room {
     }
 
     /// Takes the body from an answer for which there is no room; it is then as one above `max_body`. `reserved` was
-    /// reserved for it until now. Gives what the body weighed.
+    /// reserved for it until now.
     pub(super) fn let_in(
         &self,
         host: &impl Host,
@@ -184,6 +196,30 @@ impl Drop for Room {
     /// Nothing comes any more for which a coordinator has reserved that goes.
     fn drop(&mut self) {
         self.reserved.sub(self.own);
+    }
+}
+
+/// Why a request begins no saga, however much is free.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum NeverFits {
+    /// Its body has more values than may be parsed.
+    TooManyValues,
+    /// It takes more than sagas may fill.
+    TooLarge,
+}
+
+impl NeverFits {
+    pub(super) fn reply(self) -> Reply {
+        match self {
+            NeverFits::TooManyValues => {
+                let detail = format!("the body of a request that begins a saga may have at most {MAX_VALUES} values");
+                Problem::new(413, "too-many-values", "The body has too many values", detail).into_reply()
+            }
+            NeverFits::TooLarge => {
+                let detail = "the request takes more memory than this proxy gives to all sagas".to_owned();
+                Problem::new(413, "body-too-large", "The body is too large", detail).into_reply()
+            }
+        }
     }
 }
 

@@ -99,6 +99,19 @@ fn a_body_with_too_many_values_gets_413_that_says_so() {
 }
 
 #[test]
+fn a_request_that_no_empty_vm_has_room_for_gets_413_and_one_that_fits_into_an_empty_vm_is_taken() {
+    let (mut proxy, mut coordinator, trip) = setting();
+    let body = |count: usize| format!(r#"{{"guest": "ann", "more": [{}]}}"#, vec![r#"{"":0}"#; count].join(","));
+    coordinator.begin(&mut proxy, request(1, &trip, &body(200)));
+    assert_eq!((statuses(&proxy), kind_of(&proxy.replies[0].1)), (vec![(1, 413)], "body-too-large".to_owned()));
+    coordinator.begin(&mut proxy, request(2, &trip, &body(80)));
+    // Whatever its steps were answered before.
+    (0..2).for_each(|step| coordinator.room.learn(&trip, step, usize::MAX));
+    coordinator.begin(&mut proxy, request(3, &trip, ANN));
+    assert_eq!((proxy.replies.len(), coordinator.open()), (1, 2));
+}
+
+#[test]
 fn a_key_that_cannot_be_read_for_want_of_room_may_have_begun_something() {
     let text = json!({"version": 1, "sagas": [{"name": "trip", "match": {"path": "/trips"},
         "start_key": "request.body.guest",
