@@ -28,6 +28,7 @@ mod begin;
 mod breadcrumb;
 mod depth;
 mod forwarded;
+mod headers;
 mod news;
 mod ownership;
 mod repeated;
@@ -39,6 +40,7 @@ use breadcrumb::{Breadcrumb, Crumb};
 use repeated::Waiting;
 
 pub use begin::not_handed_over;
+pub use headers::{HeadersRead, MAX_HEADER_BYTES};
 
 /// Names a callout under way.
 pub type Token = u32;

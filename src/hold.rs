@@ -11,8 +11,10 @@
 //!
 //! A saga begins only when its request is held: see [`HoldState`] and [`UnreadBodies`].
 
+mod held;
 mod unread;
 
+pub use held::{COLLECT_MS, HeldByVm, HeldLimit, HeldRequests, Incoming};
 pub use unread::UnreadBodies;
 
 use crate::saga::{Problem, Reply};
