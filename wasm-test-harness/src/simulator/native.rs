@@ -12,8 +12,7 @@ use sagabox::coordinator::{Client, Coordinator, Counter, HeadersRead, Host as _,
 use sagabox::definition::Definition;
 use sagabox::facts::{ClientRequest, ParticipantResponse};
 use sagabox::hold::{
-    CREDENTIALS, HELD_PATH, HOLD_PROPERTY, HeldByVm, HeldRequests, HoldState, Incoming, NotHeld, ORIGINAL_PATH,
-    UnreadBodies,
+    CREDENTIALS, HELD_PATH, HeldByVm, HeldRequests, HoldState, Incoming, NotHeld, ORIGINAL_PATH, UnreadBodies,
 };
 use sagabox::journal::{AnyJournal, IdempotencyKey};
 use sagabox::matcher::{MatcherTable, RequestHead, Resemblance};
@@ -24,8 +23,10 @@ use super::process::ContextId;
 use super::vm::{Action, Trapped, Vm};
 
 mod port;
+mod stream;
 
 use port::{Port, send};
+use stream::{Collecting, Phase, Stream, counted_bytes, hold_state, set_hold_state};
 
 /// See the module's text.
 pub struct NativeVm {
@@ -58,26 +59,6 @@ struct Worker {
     held: HeldRequests,
     tick_at: Option<Millis>,
     ending: bool,
-}
-
-struct Stream {
-    id: ContextId,
-    root: ContextId,
-    phase: Phase,
-}
-
-enum Phase {
-    Passing,
-    Collecting(Collecting),
-    Handed,
-    Refused,
-}
-
-struct Collecting {
-    definition: usize,
-    params: Vec<(String, String)>,
-    /// Of a request that is let through to a gate.
-    request: Option<Box<ClientRequest>>,
 }
 
 impl NativeVm {
@@ -115,12 +96,12 @@ impl NativeVm {
         let journal = AnyJournal::new(name, &configuration);
         let max_body = configuration.limits.max_body;
         let forwarded = &configuration.forward_headers;
-        let of_one = |definition| (definition, HeadersRead::of(definition, forwarded));
-        let definitions = configuration.definitions.iter().map(of_one);
+        let of_one = |definition: &Arc<Definition>| (Arc::clone(definition), HeadersRead::of(definition, forwarded));
+        let definitions = configuration.definitions.iter().map(of_one).collect();
         Root::Coordinator(Box::new(Worker {
             id,
             table: MatcherTable::new(&configuration.definitions),
-            definitions: definitions.map(|(definition, read)| (Arc::clone(definition), read)).collect(),
+            definitions,
             gate,
             max_body,
             held: HeldRequests::new(Rc::clone(&self.held), &configuration.limits),
@@ -306,19 +287,6 @@ impl Worker {
             (Ok(()), None) => Action::Pause,
         }
     }
-}
-
-fn hold_state(data: &StreamData) -> Option<HoldState> {
-    HoldState::of_property(data.property(HOLD_PROPERTY.as_bytes()).as_deref())
-}
-
-fn set_hold_state(data: &mut StreamData, state: HoldState) {
-    data.properties.insert(HOLD_PROPERTY.into(), state.property().into());
-}
-
-fn counted_bytes(data: &StreamData) -> Option<u64> {
-    let bytes = data.property(b"request\0total_size")?;
-    u64::try_from(i64::from_le_bytes(bytes.try_into().ok()?)).ok()
 }
 
 fn gate_action(state: Option<HoldState>) -> Action {
