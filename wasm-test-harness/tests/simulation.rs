@@ -205,6 +205,8 @@ fn rules_that_find(fault: Planted) -> &'static [Rule] {
         Planted::OneQueueName => &[Rule::Waits],
         Planted::UnreadForgotten => &[Rule::Waits],
         Planted::GateNotAsked => &[Rule::Told, Rule::ToldTwice],
+        // It takes a crowd, or more patience than any client here has: `trip_collecting.rs` finds them on a real Envoy.
+        Planted::CollectedWithoutLimit | Planted::CollectedForEver | Planted::PlaceNotGivenBack => &[],
     }
 }
 
@@ -249,6 +251,9 @@ fn every_planted_fault_is_found() {
     for fault in Planted::ALL {
         let filter = module.with_environment("SAGABOX_PLANTED_FAULT", fault.name());
         let rules = rules_that_find(*fault);
+        if rules.is_empty() {
+            continue;
+        }
         let faults = faults_of(*fault);
         let campaign = many(&filter, SEEDS_OF_A_PLANTED_FAULT, &faults, Until::OneBreaks(rules));
         let found = campaign.failed.iter().find_map(|(seed, violations)| {
