@@ -3,14 +3,14 @@
 //!
 //! While the filter holds a request, these run: the idle timeout of streams (the manager's, or that of the route), and the
 //! longest duration of streams (the same). The timeout of a route does not, and `request_timeout` ends with the request's
-//! last byte. A route's value takes the place of the manager's; 0 is none.
+//! last byte. A route's value takes the place of the manager's; 0 is none. The route is that
+//! of the request as it came, also where a gate holds it.
 
 use std::sync::Arc;
 use std::time::Duration;
 
-use sagabox::config::{Configuration, ConfigurationError, Role, show_duration};
+use sagabox::config::{Configuration, ConfigurationError, show_duration};
 use sagabox::definition::Definition;
-use sagabox::hold::HELD_PATH;
 use sagabox::matcher::{PathPattern, Segment};
 use sagabox::saga::CLIENT_GRACE_MS;
 use serde_json::Value;
@@ -61,13 +61,12 @@ pub fn warnings(configuration: &Configuration) -> Vec<String> {
 
 /// The timeouts of a manager, and of its routes, that end requests before their sagas.
 pub fn errors(manager: &Manager, configuration: &Configuration) -> Vec<ConfigurationError> {
-    let Role::Coordinator { gate } = configuration.role else { return Vec::new() };
     let mut sagas: Vec<_> = configuration.definitions.iter().collect();
     // Of several that one timeout is too short for, the error names the one that takes longest.
     sagas.sort_by_key(|definition| std::cmp::Reverse(wait_of(definition)));
     let mut errors: Vec<ConfigurationError> = Vec::new();
     for definition in sagas {
-        for timeout in timeouts(manager, &Target::of(definition), gate) {
+        for timeout in timeouts(manager, &Target::of(definition)) {
             let wait = wait_of(definition);
             let is_known = errors.iter().any(|error| error.path == timeout.place);
             if !timeout.value.is_zero() && timeout.value < wait && !is_known {
@@ -133,7 +132,7 @@ enum Takes {
 }
 
 /// The timeouts that may run for the requests of a definition.
-fn timeouts(manager: &Manager, target: &Target, gate: bool) -> Vec<Timeout> {
+fn timeouts(manager: &Manager, target: &Target) -> Vec<Timeout> {
     let managers_idle = timeout_at(&manager.json, &manager.place, &["stream_idle_timeout"]);
     let managers_idle = managers_idle.unwrap_or_else(|| Timeout {
         place: format!("{}.stream_idle_timeout", manager.place),
@@ -142,20 +141,10 @@ fn timeouts(manager: &Manager, target: &Target, gate: bool) -> Vec<Timeout> {
     });
     let path = ["common_http_protocol_options", "max_stream_duration"];
     let managers_duration = timeout_at(&manager.json, &manager.place, &path);
+    let idle_of = |route: &Route| route.idle().unwrap_or_else(|| managers_idle.clone());
+    let duration_of = |route: &Route| route.duration().or(managers_duration.clone());
     let own = routes(manager, target);
-    let mut idle: Vec<_> = own.iter().map(|route| route.idle().unwrap_or_else(|| managers_idle.clone())).collect();
-    let mut durations: Vec<_> = own.iter().filter_map(|route| route.duration().or(managers_duration.clone())).collect();
-    if gate {
-        // A request that a gate holds has another route, of which only what is given counts.
-        let held = Target { path: HELD_PATH.to_owned(), is_exact: true, method: target.method.clone() };
-        let held = routes(manager, &held);
-        if held.iter().all(|route| route.idle().is_some()) {
-            idle.clear();
-        }
-        idle.extend(held.iter().filter_map(Route::idle));
-        durations.extend(held.iter().filter_map(Route::duration));
-    }
-    idle.into_iter().chain(durations).collect()
+    own.iter().flat_map(|route| [Some(idle_of(route)), duration_of(route)]).flatten().collect()
 }
 
 /// A route that may take requests; none is one that is not in the file.
