@@ -29,6 +29,7 @@ mod breadcrumb;
 mod calls;
 mod depth;
 mod forwarded;
+mod headers;
 mod news;
 mod ownership;
 mod repeated;
@@ -42,6 +43,7 @@ use repeated::Waiting;
 use room::Room;
 
 pub use begin::not_handed_over;
+pub use headers::{HeadersRead, MAX_HEADER_BYTES};
 pub use room::Reserved;
 
 /// Names a callout under way.

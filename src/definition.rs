@@ -135,9 +135,10 @@ pub struct ReplyTemplate {
 /// Bounds of what one worker holds.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Limits {
-    /// Sagas in flight.
+    /// Sagas in flight; and requests that are coming in.
     pub max_sagas: usize,
-    /// Bytes of memory that are held, of all coordinators of the VM.
+    /// Bytes of memory that are held, of all coordinators of the VM; and what the proxy keeps of requests until they are
+    /// answered.
     pub max_bytes: usize,
     /// Bytes of a request's body (past it the client gets 413) and of a participant's answer (past it the body is not kept).
     pub max_body: usize,

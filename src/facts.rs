@@ -112,9 +112,12 @@ pub(crate) fn body(bytes: &[u8], is_json: bool) -> Json {
 /// Of UTF-8: editors write it, and it means nothing.
 const BYTE_ORDER_MARK: &[u8] = b"\xef\xbb\xbf";
 
+/// The header by which a body is read, in lower case.
+pub const CONTENT_TYPE: &str = "content-type";
+
 /// Whether a `content-type` among the headers says that the body is JSON.
 fn is_json(headers: &[(String, Vec<u8>)]) -> bool {
-    let content_type = headers.iter().find(|(name, _)| name.eq_ignore_ascii_case("content-type"));
+    let content_type = headers.iter().find(|(name, _)| name.eq_ignore_ascii_case(CONTENT_TYPE));
     let content_type = content_type.map(|(_, value)| String::from_utf8_lossy(value));
     BodyKind::of(content_type.as_deref()) == Some(BodyKind::Json)
 }

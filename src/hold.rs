@@ -9,10 +9,13 @@
 //! first gate behind holds it; so any number of pairs may stand in a chain, in any order. What a client sends plays no
 //! part: properties are written by filters only.
 //!
-//! A saga begins only when its request is held: see [`HoldState`] and [`UnreadBodies`].
+//! A saga begins only when its request is held: see [`HoldState`] and [`UnreadBodies`]. How much is held at a time is
+//! bounded: see [`HeldRequests`].
 
+mod held;
 mod unread;
 
+pub use held::{COLLECT_MS, HeldByVm, HeldLimit, HeldRequests, Incoming};
 pub use unread::UnreadBodies;
 
 use crate::saga::{Problem, Reply};

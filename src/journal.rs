@@ -26,7 +26,7 @@ mod tests;
 pub use any::AnyJournal;
 pub use etcd::EtcdJournal;
 pub use shared::SharedJournal;
-pub use start_key::{AttemptKeys, IdempotencyKey, StartKey, who};
+pub use start_key::{AttemptKeys, HEADERS_READ, IdempotencyKey, StartKey, who};
 
 /// Names one state of a value of shared data; every write gives it another.
 pub type Version = u32;

@@ -85,6 +85,11 @@ impl Matcher {
         Self { method, path, host, headers }
     }
 
+    /// What the method must be; none: any.
+    pub fn method(&self) -> Option<&str> {
+        self.method.as_deref()
+    }
+
     /// What the path must be like.
     pub fn path(&self) -> &PathPattern {
         &self.path

@@ -190,6 +190,13 @@ faults! {
     CompensationsWaitForRoom = "compensations-wait-for-room",
     /// Sagas of the dead are taken over whatever is held.
     TakenOverWithoutRoom = "taken-over-without-room",
+    // What is held of requests that are not whole.
+    /// Any number of requests is collected, of any size.
+    CollectedWithoutLimit = "collected-without-limit",
+    /// A request that does not end is collected for ever.
+    CollectedForEver = "collected-for-ever",
+    /// A request that has gone goes on to count.
+    PlaceNotGivenBack = "place-not-given-back",
 }
 
 /// Header of a request that begins a saga at which a build with planted faults traps, to show what becomes of the other
@@ -198,6 +205,18 @@ pub const TRAP_HEADER: &str = "x-sagabox-trap";
 
 /// Value of [`TRAP_HEADER`] at which it is the root that traps, as it begins the saga. At any other the stream does.
 pub const TRAP_IN_BEGIN: &str = "in the begin";
+
+/// [`TRAP_HEADER`] in a build with planted faults: what ships reads no such header.
+#[cfg(not(feature = "planted-faults"))]
+pub const fn trap_header() -> Option<&'static str> {
+    None
+}
+
+/// [`TRAP_HEADER`] in a build with planted faults: what ships reads no such header.
+#[cfg(feature = "planted-faults")]
+pub const fn trap_header() -> Option<&'static str> {
+    Some(TRAP_HEADER)
+}
 
 /// Traps, in a build with planted faults, where a request asks for it.
 #[cfg(not(feature = "planted-faults"))]

@@ -3,7 +3,8 @@
 use crate::facts::ClientRequest;
 use crate::saga::{MAX_DEPTH, Problem, Reply};
 
-const HEADER: &str = "saga-depth";
+/// The header that says it.
+pub(super) const HEADER: &str = "saga-depth";
 
 /// How deep the saga is that a request begins: one deeper than the saga whose call it is. None: too deep.
 pub(super) fn of(request: &ClientRequest) -> Option<u8> {

@@ -6,16 +6,18 @@ use crate::facts::ClientRequest;
 const TRACE_HEADERS: &[&str] = &["traceparent", "tracestate", "baggage", "b3", "x-request-id"];
 const TRACE_PREFIX: &str = "x-b3-";
 
+/// Whether a header of this lower-case name goes along.
+pub(super) fn is_forwarded(name: &str, also: &[String]) -> bool {
+    TRACE_HEADERS.contains(&name) || name.starts_with(TRACE_PREFIX) || also.iter().any(|other| other == name)
+}
+
 /// Takes the request and the lower-case names of `forward_headers`; gives names and values in the order received.
 /// A value that is not UTF-8 is left out: it could not be passed on as it was.
 pub fn forwarded(request: &ClientRequest, also: &[String]) -> Vec<(String, String)> {
-    let goes_along = |name: &str| {
-        TRACE_HEADERS.contains(&name) || name.starts_with(TRACE_PREFIX) || also.iter().any(|other| other == name)
-    };
     let mut forwarded = Vec::new();
     for (name, value) in &request.headers {
         let name = name.to_ascii_lowercase();
-        if let (true, Ok(value)) = (goes_along(&name), std::str::from_utf8(value)) {
+        if let (true, Ok(value)) = (is_forwarded(&name, also), std::str::from_utf8(value)) {
             forwarded.push((name, value.to_owned()));
         }
     }

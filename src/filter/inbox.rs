@@ -1,11 +1,18 @@
 //! What streams leave for their root: one VM runs in one thread, so this is a plain queue.
 
 use std::cell::{Cell, RefCell, RefMut};
+use std::rc::Rc;
 
 use proxy_wasm::hostcalls;
 
 use crate::coordinator::{Client, MatchedRequest};
-use crate::hold::UnreadBodies;
+use crate::definition::Limits;
+use crate::hold::{HeldByVm, HeldRequests, UnreadBodies};
+
+thread_local! {
+    /// A VM is one thread with a memory of its own, which its roots share.
+    static HELD_BY_VM: Rc<HeldByVm> = Rc::default();
+}
 
 /// A message of a stream.
 #[derive(Debug)]
@@ -19,7 +26,7 @@ pub(super) enum Message {
 }
 
 /// Messages that the root has not taken yet.
-#[derive(Debug, Default)]
+#[derive(Debug)]
 pub(super) struct Inbox {
     messages: RefCell<Vec<Message>>,
     /// The shared queue that wakes the root: an item in it makes Envoy call the VM that registered it, from the same
@@ -27,9 +34,21 @@ pub(super) struct Inbox {
     queue: Cell<Option<u32>>,
     /// Requests that streams have paused, for their root to look after.
     unread: RefCell<UnreadBodies>,
+    /// Requests that match, from their headers until they are answered.
+    held: RefCell<HeldRequests>,
 }
 
 impl Inbox {
+    pub(super) fn new(limits: &Limits) -> Inbox {
+        let held = HeldRequests::new(HELD_BY_VM.with(Rc::clone), limits);
+        Inbox {
+            messages: RefCell::default(),
+            queue: Cell::new(None),
+            unread: RefCell::default(),
+            held: RefCell::new(held),
+        }
+    }
+
     pub(super) fn wake_by(&self, queue: u32) {
         self.queue.set(Some(queue));
     }
@@ -59,6 +78,10 @@ impl Inbox {
 
     pub(super) fn unread(&self) -> RefMut<'_, UnreadBodies> {
         self.unread.borrow_mut()
+    }
+
+    pub(super) fn held(&self) -> RefMut<'_, HeldRequests> {
+        self.held.borrow_mut()
     }
 
     fn enqueue(&self) -> bool {

@@ -11,7 +11,7 @@ use super::gate::Gate;
 use super::host::EnvoyHost;
 use super::inbox::{Inbox, Message};
 use super::memory::{self, OfConfiguration};
-use super::stream::{Intake, Stream};
+use super::stream::{Begins, Intake, Stream};
 use crate::config::{self, Configuration, Role};
 use crate::coordinator::{Coordinator, Counter, Host};
 use crate::facts::ParticipantResponse;
@@ -60,6 +60,7 @@ impl Root {
         let Some(Serving::Coordinator(worker)) = &mut self.serving else { return };
         worker.take_messages();
         worker.refuse_unread();
+        worker.refuse_late();
         act(worker);
         worker.coordinator.settle(&mut worker.host);
         worker.set_tick();
@@ -164,11 +165,11 @@ impl Serving {
         let journal = AnyJournal::new(name.clone(), &configuration);
         let intake = Intake {
             table: MatcherTable::new(&configuration.definitions),
-            definitions: configuration.definitions,
+            definitions: Begins::of_all(configuration.definitions, &configuration.forward_headers),
             gate,
             max_body,
         };
-        let inbox = Rc::new(Inbox::default());
+        let inbox = Rc::new(Inbox::new(&configuration.limits));
         match hostcalls::register_shared_queue(&queue_name(&name)) {
             Ok(queue) => inbox.wake_by(queue),
             Err(status) => log::error!("no queue to wake the root by: {status:?}"),
@@ -201,7 +202,10 @@ impl Worker {
     fn take_messages(&mut self) {
         for message in self.inbox.take() {
             match message {
-                Message::Begin(matched) => self.coordinator.begin(&mut self.host, matched),
+                Message::Begin(matched) => {
+                    self.inbox.held().take(matched.client);
+                    self.coordinator.begin(&mut self.host, matched);
+                }
                 Message::Gone(client) => self.coordinator.client_gone(client),
                 Message::NotHeld => self.host.count(Counter::RequestNotHeld),
             }
@@ -215,14 +219,24 @@ impl Worker {
         for client in kept_back {
             log::warn!("a request was refused: {}", NotHeld::OptionMissing.detail());
             self.host.count(Counter::RequestNotHeld);
+            self.inbox.held().gone(client);
             self.host.reply(client, &NotHeld::OptionMissing.reply());
+        }
+    }
+
+    /// Refuses the requests that do not come to their end.
+    fn refuse_late(&mut self) {
+        let late = self.inbox.held().look(self.host.now());
+        for (client, reply) in late {
+            self.host.reply(client, &reply);
         }
     }
 
     /// Setting the tick starts its countdown anew, so it is set only where the next due time has become earlier.
     fn set_tick(&mut self) {
         let now = self.host.now();
-        let look = self.inbox.unread().next_look().unwrap_or(Millis::MAX);
+        let looks = [self.inbox.unread().next_look(), self.inbox.held().next_look()];
+        let look = looks.into_iter().flatten().min().unwrap_or(Millis::MAX);
         let due = self.coordinator.next_due().min(look).min(now.saturating_add(LONGEST_PERIOD_MS));
         let always = planted(Planted::TickAlwaysSet);
         if always || self.tick_at.is_none_or(|tick_at| due < tick_at) {

@@ -18,7 +18,7 @@
 //! whose length is not announced and that stops for five seconds behind a filter that collects it, before this root
 //! has been handed any body at all: its client gets a 500, and nothing has begun either.
 
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::BTreeMap;
 
 use crate::coordinator::Client;
 use crate::saga::Millis;
@@ -37,7 +37,6 @@ const STILL_MS: Millis = 5_000;
 pub struct UnreadBodies {
     is_option_seen: bool,
     waiting: BTreeMap<Client, Waiting>,
-    refused: BTreeSet<Client>,
     next_look: Option<Millis>,
 }
 
@@ -66,11 +65,6 @@ impl UnreadBodies {
         self.is_option_seen
     }
 
-    /// Whether the request was refused: nothing that comes of it begins a saga.
-    pub fn is_refused(&self, client: Client) -> bool {
-        self.refused.contains(&client)
-    }
-
     /// A request was paused that announces a body of so many bytes; `headers`: what Envoy has counted of it so far.
     pub fn add(&mut self, client: Client, announced: Option<u64>, headers: u64) {
         // The time is the next look's: streams have no clock.
@@ -86,7 +80,6 @@ impl UnreadBodies {
     /// The stream has ended.
     pub fn gone(&mut self, client: Client) {
         self.waiting.remove(&client);
-        self.refused.remove(&client);
     }
 
     /// When [`UnreadBodies::look`] is due; none: nothing waits.
@@ -116,7 +109,6 @@ impl UnreadBodies {
         }
         for client in &kept_back {
             self.waiting.remove(client);
-            self.refused.insert(*client);
         }
         if self.waiting.is_empty() {
             self.next_look = None;
@@ -142,7 +134,7 @@ mod tests {
             assert_eq!(now, LOOK_MS * (look as Millis + 1));
             assert!(unread.look(now - 1, |_| panic!("not yet")).is_empty());
             if unread.look(now, |_| Some(100 + received)) == [7] {
-                assert!(unread.is_refused(7));
+                assert_eq!(unread.next_look(), None, "nothing is watched any more");
                 return Some(now);
             }
         }

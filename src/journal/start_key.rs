@@ -18,6 +18,14 @@ use crate::matcher::without_port;
 use crate::planted::{Planted, planted};
 use crate::template::{Facts, RenderError};
 
+const IDEMPOTENCY_KEY: &str = "idempotency-key";
+const ATTEMPT_COUNT: &str = "x-envoy-attempt-count";
+const REQUEST_ID: &str = "x-request-id";
+const AUTHORIZATION: &str = "authorization";
+
+/// The headers of a request that keys are made of, besides those that a configured expression reads.
+pub const HEADERS_READ: [&str; 4] = [IDEMPOTENCY_KEY, ATTEMPT_COUNT, REQUEST_ID, AUTHORIZATION];
+
 /// What a request is known by.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct StartKey {
@@ -65,11 +73,17 @@ impl IdempotencyKey {
         Ok(of_client.or_else(|| IdempotencyKey::of_attempt(definition, request)))
     }
 
+    /// Whether a request may have one, as far as its headers tell: the body is not here yet. `has` says whether there is a
+    /// header.
+    pub fn may_be_of(definition: &Definition, has: impl Fn(&str) -> bool) -> bool {
+        definition.start_key.is_some() || has(IDEMPOTENCY_KEY) || (has(ATTEMPT_COUNT) && has(REQUEST_ID))
+    }
+
     /// Of an attempt, as Envoy counts them.
     fn of_attempt(definition: &Definition, request: &ClientRequest) -> Option<IdempotencyKey> {
-        let count = String::from_utf8(values(request, "x-envoy-attempt-count")).ok()?;
+        let count = String::from_utf8(values(request, ATTEMPT_COUNT)).ok()?;
         let count: u32 = count.parse().ok()?;
-        let request_id = values(request, "x-request-id");
+        let request_id = values(request, REQUEST_ID);
         if count == 0 || request_id.is_empty() || planted(Planted::RetriedRequestBeginsAnew) {
             return None;
         }
@@ -103,7 +117,7 @@ impl IdempotencyKey {
 /// dot of a full name, in any case.
 fn scope(definition: &Definition, request: &ClientRequest) -> [Vec<u8>; 3] {
     let host = without_port(&request.host).to_ascii_lowercase();
-    [definition.name.clone().into_bytes(), host.into_bytes(), values(request, "authorization")]
+    [definition.name.clone().into_bytes(), host.into_bytes(), values(request, AUTHORIZATION)]
 }
 
 impl StartKey {
@@ -113,7 +127,7 @@ impl StartKey {
     /// The configured expression cannot be evaluated, or does not give a string.
     pub fn of(definition: &Definition, request: &ClientRequest, facts: &Json) -> Result<Option<StartKey>, RenderError> {
         let key = match &definition.start_key {
-            None => values(request, "idempotency-key"),
+            None => values(request, IDEMPOTENCY_KEY),
             Some(expression) => {
                 let facts = Facts { request: Some(facts), ..Facts::default() };
                 expression.evaluate_string(&facts)?.into_bytes()
@@ -133,7 +147,7 @@ impl StartKey {
 /// Who begins a saga, as a hash: whoever could not have begun it is told nothing of it.
 pub fn who(definition: &Definition, request: &ClientRequest) -> String {
     let host = without_port(&request.host).to_ascii_lowercase();
-    digest([definition.name.as_bytes(), host.as_bytes(), &values(request, "authorization")])
+    digest([definition.name.as_bytes(), host.as_bytes(), &values(request, AUTHORIZATION)])
 }
 
 /// All lines of a header.

@@ -5,10 +5,16 @@ use std::path::PathBuf;
 use std::time::Duration;
 
 use anyhow::{Context, bail};
-use sagabox::config::{Configuration, ConfigurationErrors, from_json, json_schema, load, show_duration};
+use sagabox::config::{
+    Configuration, ConfigurationError, ConfigurationErrors, from_json, json_schema, load, show_duration,
+};
 use serde::Deserialize;
 use serde_json::Value;
 use serde_yaml_ng as yaml;
+
+mod timeouts;
+
+pub use timeouts::Manager;
 
 /// What `check` takes.
 #[derive(clap::Args, Debug)]
@@ -24,6 +30,8 @@ pub struct Found {
     pub place: String,
     /// The configuration; null where it is text that is not JSON.
     pub json: Value,
+    /// The HTTP connection manager of the instance; none: the file does not tell.
+    pub manager: Option<Manager>,
     /// The configuration as the file has it, where that is JSON text: only there can a key stand twice.
     text: Option<String>,
 }
@@ -71,14 +79,32 @@ pub fn report(found: &Found) -> (String, bool) {
         Ok(configuration) => {
             let mut lines = vec![format!("{place}ok: {}", summary(&configuration))];
             lines.extend(promises(&configuration).into_iter().map(|promise| format!("{place}{promise}")));
-            lines.extend(configuration.warnings.iter().map(|warning| format!("{place}warning: {warning}")));
-            (lines.join("\n"), true)
+            let (timeouts, more) = timeouts_of(found, &configuration);
+            let warnings = configuration.warnings.iter().chain(&more);
+            lines.extend(warnings.map(|warning| format!("{place}warning: {warning}")));
+            let good = timeouts.is_empty();
+            if !good {
+                lines = timeouts.iter().map(ConfigurationError::to_string).collect();
+            }
+            (lines.join("\n"), good)
         }
         Err(errors) => {
             let lines: Vec<_> = errors.0.iter().map(|error| format!("{place}{error}")).collect();
             (lines.join("\n"), false)
         }
     }
+}
+
+/// The timeouts of Envoy that are shorter than the sagas of a configuration, and what is to be said of those that the file
+/// does not tell.
+fn timeouts_of(found: &Found, configuration: &Configuration) -> (Vec<ConfigurationError>, Vec<String>) {
+    let Some(manager) = &found.manager else { return (Vec::new(), timeouts::warnings(configuration)) };
+    let errors = timeouts::errors(manager, configuration);
+    if manager.has_routes() {
+        return (errors, Vec::new());
+    }
+    let warnings = errors.iter().map(|error| format!("{error}, unless the route, which is elsewhere, says otherwise"));
+    (Vec::new(), warnings.collect())
 }
 
 /// What participants have to keep, and for how long: one line for each that a definition calls.
@@ -136,15 +162,18 @@ pub fn configurations(text: &str) -> anyhow::Result<Vec<Found>> {
     let mut found = Vec::new();
     for (index, document) in documents.iter().enumerate() {
         let start = found.len();
-        find(document, "", &mut found);
+        find(document, "", None, &mut found);
         if found.len() == start && is_configuration(document) {
             // Text in which a key may stand twice; YAML has been refused already if one does.
             let text = (!several && text.trim_start().starts_with('{')).then(|| text.to_owned());
-            found.push(Found { place: String::new(), json: document.clone(), text });
+            found.push(Found { place: String::new(), json: document.clone(), manager: None, text });
         }
         if several {
+            let in_document =
+                |place: &str| format!("document {}: {place}", index + 1).trim_end_matches(": ").to_owned();
             for found in found.iter_mut().skip(start) {
-                found.place = format!("document {}: {}", index + 1, found.place).trim_end_matches(": ").to_owned();
+                found.place = in_document(&found.place);
+                found.manager.iter_mut().for_each(|manager| manager.place = in_document(&manager.place));
             }
         }
     }
@@ -221,27 +250,28 @@ fn is_configuration(document: &Value) -> bool {
 }
 
 /// Looks for plugins, however deep: listeners, filter chains, patches of an EnvoyFilter and lists of resources nest them.
-fn find(value: &Value, place: &str, found: &mut Vec<Found>) {
+fn find(value: &Value, place: &str, manager: Option<&Manager>, found: &mut Vec<Found>) {
     match value {
         Value::Object(object) => {
             let is_plugin = object.contains_key("vm_config") || object.contains_key("vmConfig");
             if let (true, Some(any)) = (is_plugin, object.get("configuration")) {
-                found.push(of_any(any, &join(place, "configuration")));
+                found.push(of_any(any, &join(place, "configuration"), manager));
                 return;
             }
             let is_wasm_plugin = object.get("kind").is_some_and(|kind| kind == "WasmPlugin");
             if let (true, Some(json)) = (is_wasm_plugin, value.pointer("/spec/pluginConfig")) {
                 let place = join(place, "spec.pluginConfig");
-                found.push(Found { place, json: json.clone(), text: None });
+                found.push(Found { place, json: json.clone(), manager: None, text: None });
                 return;
             }
+            let own = Manager::is_one(value).then(|| Manager { place: place.to_owned(), json: value.clone() });
             for (key, value) in object {
-                find(value, &join(place, key), found);
+                find(value, &join(place, key), own.as_ref().or(manager), found);
             }
         }
         Value::Array(items) => {
             for (index, item) in items.iter().enumerate() {
-                find(item, &format!("{place}[{index}]"), found);
+                find(item, &format!("{place}[{index}]"), manager, found);
             }
         }
         _ => {}
@@ -249,14 +279,14 @@ fn find(value: &Value, place: &str, found: &mut Vec<Found>) {
 }
 
 /// The `configuration` of a Wasm plugin: a `google.protobuf.Any` that holds a Struct, or a StringValue of JSON text.
-fn of_any(any: &Value, place: &str) -> Found {
-    let place = join(place, "value");
+fn of_any(any: &Value, place: &str, manager: Option<&Manager>) -> Found {
+    let (place, manager) = (join(place, "value"), manager.cloned());
     match any.get("value") {
         Some(Value::String(text)) => {
             let json = serde_json::from_str(text).unwrap_or_default();
-            Found { place, json, text: Some(text.clone()) }
+            Found { place, json, manager, text: Some(text.clone()) }
         }
-        value => Found { place, json: value.cloned().unwrap_or_default(), text: None },
+        value => Found { place, json: value.cloned().unwrap_or_default(), manager, text: None },
     }
 }
 

@@ -4,6 +4,9 @@ use harness::check::{Found, configurations, report};
 use harness::draw::{Format, draw};
 use serde_json::{Value, json};
 
+#[path = "configuration/timeouts.rs"]
+mod timeouts;
+
 /// The example of the documentation, word for word.
 const EXAMPLE: &str = include_str!("configuration/example.yaml");
 

@@ -4,24 +4,34 @@
 //! and as both must come to the same run, it checks that the compiled core does what the native one does.
 
 use std::collections::BTreeMap;
+use std::rc::Rc;
 use std::sync::Arc;
 
 use sagabox::config::{self, Configuration, Role};
-use sagabox::coordinator::{Client, Coordinator, Counter, Host as CoordinatorHost, MatchedRequest, Token, too_large};
+use sagabox::coordinator::{Client, Coordinator, Counter, HeadersRead, Host as _, MatchedRequest, too_large};
 use sagabox::definition::Definition;
 use sagabox::facts::{ClientRequest, ParticipantResponse};
-use sagabox::hold::{CREDENTIALS, HELD_PATH, HOLD_PROPERTY, HoldState, NotHeld, ORIGINAL_PATH, UnreadBodies};
-use sagabox::journal::{AnyJournal, Conflict, JournalCall, SharedData, Version};
+use sagabox::hold::{
+    CREDENTIALS, HELD_PATH, HeldByVm, HeldRequests, HoldState, Incoming, NotHeld, ORIGINAL_PATH, UnreadBodies,
+};
+use sagabox::journal::{AnyJournal, IdempotencyKey};
 use sagabox::matcher::{MatcherTable, RequestHead, Resemblance};
-use sagabox::saga::{AttemptResult, DispatchRefusal, Millis, OutgoingCall, Reply};
+use sagabox::saga::{AttemptResult, Millis, Reply};
 
-use super::host::{CalloutAnswer, Effect, Host, Status, StreamData, text, value};
+use super::host::{CalloutAnswer, Effect, Host, StreamData, text, value};
 use super::process::ContextId;
 use super::vm::{Action, Trapped, Vm};
+
+mod port;
+mod stream;
+
+use port::{Port, send};
+use stream::{Collecting, Phase, Stream, counted_bytes, hold_state, set_hold_state};
 
 /// See the module's text.
 pub struct NativeVm {
     host: Host,
+    held: Rc<HeldByVm>,
     roots: BTreeMap<ContextId, Root>,
     streams: BTreeMap<ContextId, Stream>,
 }
@@ -34,7 +44,7 @@ enum Root {
 struct Worker {
     id: ContextId,
     table: MatcherTable,
-    definitions: Vec<Arc<Definition>>,
+    definitions: Vec<(Arc<Definition>, HeadersRead)>,
     gate: bool,
     max_body: usize,
     coordinator: Coordinator<AnyJournal>,
@@ -46,99 +56,15 @@ struct Worker {
     /// Requests that were refused for want of a gate, and are not counted yet.
     not_held: u32,
     unread: UnreadBodies,
+    held: HeldRequests,
     tick_at: Option<Millis>,
     ending: bool,
-}
-
-struct Stream {
-    root: ContextId,
-    phase: Phase,
-}
-
-enum Phase {
-    Passing,
-    Collecting(Box<MatchedRequest>),
-    Handed,
-    Refused,
-}
-
-/// The proxy as a coordinator sees it.
-struct Port<'a> {
-    host: &'a mut Host,
-    root: ContextId,
-    now: Millis,
-}
-
-impl SharedData for Port<'_> {
-    fn shared(&self, key: &str) -> Option<(Vec<u8>, Version)> {
-        let process = self.host.process.borrow();
-        process.shared(key.as_bytes()).map(|(value, version)| (value.to_vec(), version))
-    }
-
-    fn set_shared(&mut self, key: &str, value: &[u8], read: Option<Version>) -> Result<(), Conflict> {
-        let read = read.unwrap_or(Version::MAX);
-        self.host.process.borrow_mut().set_shared(key.as_bytes(), value, read).map_err(|_| Conflict)
-    }
-}
-
-impl CoordinatorHost for Port<'_> {
-    fn now(&self) -> Millis {
-        self.now
-    }
-
-    fn random(&mut self) -> [u8; 10] {
-        let mut bytes = [0; 10];
-        self.host.random(&mut bytes);
-        bytes
-    }
-
-    fn dispatch(&mut self, call: &OutgoingCall) -> Result<Token, DispatchRefusal> {
-        let body = call.body.clone().unwrap_or_default();
-        dispatch(self.host, &call.cluster, &call.headers, body, call.timeout_ms)
-    }
-
-    fn ask(&mut self, call: &JournalCall) -> Result<Token, DispatchRefusal> {
-        dispatch(self.host, &call.cluster, &call.headers, call.body.clone(), call.timeout_ms)
-    }
-
-    fn reply(&mut self, client: Client, reply: &Reply) {
-        if self.host.set_effective(client).is_ok() {
-            send(self.host, reply);
-            self.host.effective = self.root;
-        }
-    }
-
-    fn count(&mut self, counter: Counter) {
-        let mut process = self.host.process.borrow_mut();
-        let id = process.define_metric(counter.name());
-        // It exists, and 1 is not 0.
-        let _ = process.increment_metric(id, 1);
-    }
-}
-
-fn dispatch(
-    host: &mut Host,
-    cluster: &str,
-    headers: &[(String, String)],
-    body: String,
-    timeout_ms: u32,
-) -> Result<Token, DispatchRefusal> {
-    let headers = headers.iter().map(|(name, value)| (name.clone(), value.clone().into_bytes())).collect();
-    host.dispatch(cluster.to_owned(), headers, body.into_bytes(), timeout_ms).map_err(|status| match status {
-        Status::BadArgument => DispatchRefusal::UnknownCluster,
-        _ => DispatchRefusal::Unavailable,
-    })
-}
-
-fn send(host: &mut Host, reply: &Reply) {
-    let headers = reply.headers.iter().map(|(name, value)| (name.clone(), value.clone().into_bytes())).collect();
-    host.reply(u32::from(reply.status), headers, reply.body.clone().unwrap_or_default().into_bytes());
 }
 
 impl NativeVm {
     /// A VM without contexts.
     pub fn new(host: Host) -> NativeVm {
-        NativeVm { host, roots: BTreeMap::new(), streams: BTreeMap::new() }
+        NativeVm { host, held: Rc::default(), roots: BTreeMap::new(), streams: BTreeMap::new() }
     }
 
     /// As the filter's root does around everything: takes what streams have left, acts, and sets its tick.
@@ -149,6 +75,7 @@ impl NativeVm {
         let mut port = Port { host: &mut self.host, root, now };
         worker.take_messages(&mut port);
         worker.refuse_unread(&mut port);
+        worker.refuse_late(&mut port);
         act(worker, &mut port);
         worker.coordinator.settle(&mut port);
         worker.set_tick(&mut port);
@@ -168,12 +95,16 @@ impl NativeVm {
         let queue = self.host.register_queue(&format!("sagabox.wake.{name}"));
         let journal = AnyJournal::new(name, &configuration);
         let max_body = configuration.limits.max_body;
+        let forwarded = &configuration.forward_headers;
+        let of_one = |definition: &Arc<Definition>| (Arc::clone(definition), HeadersRead::of(definition, forwarded));
+        let definitions = configuration.definitions.iter().map(of_one).collect();
         Root::Coordinator(Box::new(Worker {
             id,
             table: MatcherTable::new(&configuration.definitions),
-            definitions: configuration.definitions,
+            definitions,
             gate,
             max_body,
+            held: HeldRequests::new(Rc::clone(&self.held), &configuration.limits),
             coordinator: Coordinator::new(journal, configuration.limits, configuration.forward_headers),
             started_ms: self.host.wall_ns() / 1_000_000,
             started_ns: self.host.monotonic_ns(),
@@ -208,6 +139,7 @@ impl Worker {
 
     fn take_messages(&mut self, port: &mut Port<'_>) {
         for matched in std::mem::take(&mut self.begun) {
+            self.held.take(matched.client);
             self.coordinator.begin(port, matched);
         }
         for client in std::mem::take(&mut self.gone) {
@@ -223,12 +155,20 @@ impl Worker {
         let kept_back = self.unread.look(port.now, |client| counted_bytes(&streams.get(&client)?.borrow()));
         for client in kept_back {
             port.count(Counter::RequestNotHeld);
+            self.held.gone(client);
             port.reply(client, &NotHeld::OptionMissing.reply());
         }
     }
 
+    fn refuse_late(&mut self, port: &mut Port<'_>) {
+        for (client, reply) in self.held.look(port.now) {
+            port.reply(client, &reply);
+        }
+    }
+
     fn set_tick(&mut self, port: &mut Port<'_>) {
-        let due = self.coordinator.next_due().min(self.unread.next_look().unwrap_or(Millis::MAX));
+        let looks = [self.unread.next_look(), self.held.next_look()].into_iter().flatten();
+        let due = looks.fold(self.coordinator.next_due(), Millis::min);
         if self.tick_at.is_none_or(|tick_at| due < tick_at) {
             let wait = due.saturating_sub(port.now).max(1);
             self.tick_at = Some(port.now.saturating_add(wait));
@@ -236,7 +176,7 @@ impl Worker {
         }
     }
 
-    fn matched(&self, client: Client, data: &StreamData) -> Option<Result<MatchedRequest, Resemblance>> {
+    fn matched(&self, data: &StreamData) -> Option<Result<Collecting, Resemblance>> {
         let headers = &data.headers;
         let path = String::from_utf8_lossy(value(headers, ":path")?).into_owned();
         if !self.table.could_match(&path) {
@@ -250,25 +190,40 @@ impl Worker {
             (!lines.is_empty()).then(|| lines.join(","))
         };
         let head = RequestHead { method: &method, path: &path, host: &host, header: &header };
-        let Some((index, params)) = self.table.find(&head) else {
+        let Some((definition, params)) = self.table.find(&head) else {
             return self.table.resemblance(&head).map(Err);
         };
         if hold_state(data).is_some() {
             return None;
         }
-        let definition = Arc::clone(self.definitions.get(index)?);
-        let headers = headers.iter().filter(|(name, _)| !name.starts_with(':')).cloned().collect();
-        let request = ClientRequest { method, path, host, headers, body: Vec::new() };
-        Some(Ok(MatchedRequest { client, definition, params, request }))
+        Some(Ok(Collecting { definition, params, request: None }))
+    }
+
+    fn admit(&mut self, client: Client, index: usize, lines: usize, data: &StreamData) -> Result<(), Reply> {
+        let Some((definition, _)) = self.definitions.get(index) else { return Ok(()) };
+        let incoming = Incoming {
+            client,
+            header_bytes: counted_bytes(data).unwrap_or_default(),
+            header_lines: lines,
+            deadline_ms: u64::try_from(definition.deadline.as_millis()).unwrap_or(u64::MAX),
+            may_be_repeated: IdempotencyKey::may_be_of(definition, |name| value(&data.headers, name).is_some()),
+        };
+        self.held.admit(incoming).map_err(|limit| limit.reply(incoming.may_be_repeated))
+    }
+
+    fn request(&self, index: usize, data: &StreamData) -> Result<ClientRequest, Reply> {
+        // The index is that of a definition.
+        let read = self.definitions.get(index).map(|(_, read)| read.clone()).unwrap_or_default();
+        read.request(data.headers.clone())
     }
 
     fn note_body(&mut self, id: ContextId, stream: &mut Stream) {
-        if self.gate || !matches!(stream.phase, Phase::Collecting(_)) {
+        if !matches!(stream.phase, Phase::Collecting(_)) {
             return;
         }
-        if self.unread.is_refused(id) {
+        if !self.held.is_collecting(id) {
             stream.phase = Phase::Refused;
-        } else {
+        } else if !self.gate {
             self.unread.read();
         }
     }
@@ -282,45 +237,60 @@ impl Worker {
     }
 
     fn refuse_not_held(&mut self, host: &mut Host, stream: &mut Stream) -> Action {
-        stream.phase = Phase::Refused;
-        send(host, &NotHeld::GateMissing.reply());
         self.not_held += 1;
         let _ = host.enqueue(self.queue, &[]);
-        Action::Pause
+        self.refuse(host, stream, &NotHeld::GateMissing.reply())
     }
 
     fn hand_over(&mut self, host: &mut Host, stream: &mut Stream, body: Vec<u8>) -> Action {
-        if let Phase::Collecting(mut matched) = std::mem::replace(&mut stream.phase, Phase::Handed) {
-            matched.request.body = body;
-            self.begun.push(*matched);
-            // The queue was registered by this root.
-            let _ = host.enqueue(self.queue, &[]);
-        }
+        let Phase::Collecting(collecting) = std::mem::replace(&mut stream.phase, Phase::Handed) else {
+            return Action::Pause;
+        };
+        let Ok(data) = host.stream() else { return Action::Pause };
+        let request = match collecting.request {
+            Some(request) => Ok(*request),
+            None => self.request(collecting.definition, &data.borrow()),
+        };
+        let request = match request {
+            Ok(request) => ClientRequest { body, ..request },
+            Err(reply) => return self.refuse(host, stream, &reply),
+        };
+        let Some((definition, _)) = self.definitions.get(collecting.definition) else { return Action::Pause };
+        let (client, definition, params) = (stream.id, Arc::clone(definition), collecting.params);
+        self.begun.push(MatchedRequest { client, definition, params, request });
+        // The queue was registered by this root.
+        let _ = host.enqueue(self.queue, &[]);
+        self.held.hand_over(client);
         Action::Pause
     }
-}
 
-fn hold_state(data: &StreamData) -> Option<HoldState> {
-    HoldState::of_property(data.property(HOLD_PROPERTY.as_bytes()).as_deref())
-}
+    fn refuse(&mut self, host: &mut Host, stream: &mut Stream, reply: &Reply) -> Action {
+        stream.phase = Phase::Refused;
+        self.held.gone(stream.id);
+        send(host, reply);
+        Action::Pause
+    }
 
-fn set_hold_state(data: &mut StreamData, state: HoldState) {
-    data.properties.insert(HOLD_PROPERTY.into(), state.property().into());
-}
-
-fn counted_bytes(data: &StreamData) -> Option<u64> {
-    let bytes = data.property(b"request\0total_size")?;
-    u64::try_from(i64::from_le_bytes(bytes.try_into().ok()?)).ok()
+    fn receive(
+        &mut self,
+        host: &mut Host,
+        stream: &mut Stream,
+        bytes: usize,
+        end: Option<Option<HoldState>>,
+    ) -> Action {
+        if bytes > self.max_body {
+            return self.refuse(host, stream, &too_large(self.max_body));
+        }
+        match (self.held.receive(stream.id, bytes), end) {
+            (Err(reply), _) => self.refuse(host, stream, &reply),
+            (Ok(()), Some(state)) => self.hand_over_body(host, stream, state),
+            (Ok(()), None) => Action::Pause,
+        }
+    }
 }
 
 fn gate_action(state: Option<HoldState>) -> Action {
     if state.is_some() { Action::Pause } else { Action::Continue }
-}
-
-fn refuse_body(host: &mut Host, worker: &Worker, stream: &mut Stream) -> Action {
-    stream.phase = Phase::Refused;
-    send(host, &too_large(worker.max_body));
-    Action::Pause
 }
 
 fn body(host: &Host) -> Vec<u8> {
@@ -349,11 +319,11 @@ impl Vm for NativeVm {
     }
 
     fn create_stream(&mut self, stream: ContextId, root: ContextId) -> Result<(), Trapped> {
-        self.streams.insert(stream, Stream { root, phase: Phase::Passing });
+        self.streams.insert(stream, Stream { id: stream, root, phase: Phase::Passing });
         Ok(())
     }
 
-    fn request_headers(&mut self, id: ContextId, _count: usize, end: bool) -> Result<Action, Trapped> {
+    fn request_headers(&mut self, id: ContextId, count: usize, end: bool) -> Result<Action, Trapped> {
         let state = self.hold_state(id);
         let Some((host, worker, stream)) = self.worker_of(id) else {
             let (Some(_), Some(data)) = (state, self.host.streams.get(&id)) else { return Ok(Action::Continue) };
@@ -361,23 +331,28 @@ impl Vm for NativeVm {
             return Ok(Action::Pause);
         };
         let Ok(data) = host.stream() else { return Ok(Action::Continue) };
-        let matched = worker.matched(id, &data.borrow());
-        let matched = match matched {
+        let matched = worker.matched(&data.borrow());
+        let mut collecting = match matched {
             None => return Ok(Action::Continue),
-            Some(Err(resemblance)) => {
-                stream.phase = Phase::Refused;
-                send(host, &resemblance.reply());
-                return Ok(Action::Pause);
-            }
-            Some(Ok(matched)) => matched,
+            Some(Err(resemblance)) => return Ok(worker.refuse(host, stream, &resemblance.reply())),
+            Some(Ok(collecting)) => collecting,
         };
-        stream.phase = Phase::Collecting(Box::new(matched));
+        if let Err(reply) = worker.admit(id, collecting.definition, count, &data.borrow()) {
+            return Ok(worker.refuse(host, stream, &reply));
+        }
+        if worker.gate && !end {
+            match worker.request(collecting.definition, &data.borrow()) {
+                Ok(request) => collecting.request = Some(Box::new(request)),
+                Err(reply) => return Ok(worker.refuse(host, stream, &reply)),
+            }
+        }
+        stream.phase = Phase::Collecting(collecting);
         if end {
             return Ok(worker.hand_over(host, stream, Vec::new()));
         }
         let length = text(&data.borrow().headers, "content-length").and_then(|length| length.parse::<u64>().ok());
         if length.is_some_and(|length| length > worker.max_body as u64) {
-            return Ok(refuse_body(host, worker, stream));
+            return Ok(worker.refuse(host, stream, &too_large(worker.max_body)));
         }
         let data = &mut *data.borrow_mut();
         let path = value(&data.headers, ":path").unwrap_or_default().to_vec();
@@ -404,9 +379,7 @@ impl Vm for NativeVm {
         Ok(match stream.phase {
             Phase::Passing => Action::Continue,
             Phase::Handed | Phase::Refused => Action::Pause,
-            Phase::Collecting(_) if bytes > worker.max_body => refuse_body(host, worker, stream),
-            Phase::Collecting(_) if end => worker.hand_over_body(host, stream, state),
-            Phase::Collecting(_) => Action::Pause,
+            Phase::Collecting(_) => worker.receive(host, stream, bytes, end.then_some(state)),
         })
     }
 
@@ -468,6 +441,7 @@ impl Vm for NativeVm {
     fn done(&mut self, context: ContextId) -> Result<bool, Trapped> {
         if let Some((_, worker, stream)) = self.worker_of(context) {
             worker.unread.gone(context);
+            worker.held.gone(context);
             if matches!(stream.phase, Phase::Handed) {
                 worker.gone.push(context);
             }

@@ -5,7 +5,7 @@ use std::time::{Duration, Instant};
 use futures::StreamExt;
 use harness::loopback::{self, Client, Outgoing};
 use harness::participant::{Action, AttemptFilter, Fault, FaultKind};
-use harness::trip::{BodyMode, Trip, TripRequest};
+use harness::trip::{BodyMode, Downstream, Trip, TripRequest};
 use hyper::Method;
 use hyper::header::HeaderMap;
 use serde_yaml_ng::Value;
@@ -15,9 +15,14 @@ use crate::trap;
 
 /// A trip whose manager or routes are changed, and whose hotel takes 1.2 s for `ann`.
 async fn slow_trip(change: impl Fn(&mut Value) + Send + 'static) -> Trip {
+    slow_trip_at(0, change).await
+}
+
+/// The same for the listener of this number.
+async fn slow_trip_at(listener: usize, change: impl Fn(&mut Value) + Send + 'static) -> Trip {
     let trip = Trip::start_with(|envoy| {
         envoy.workers(1).edit(move |yaml| {
-            let manager = &mut yaml["static_resources"]["listeners"][0]["filter_chains"][0]["filters"][0];
+            let manager = &mut yaml["static_resources"]["listeners"][listener]["filter_chains"][0]["filters"][0];
             change(&mut manager["typed_config"]);
         })
     });
@@ -53,22 +58,74 @@ async fn the_timeout_of_requests_ends_with_their_last_byte_though_it_is_held() {
     trap::assert_none(&trip.envoy);
 }
 
+fn routes(manager: &mut Value) -> impl Iterator<Item = &mut Value> {
+    let routes = manager["route_config"]["virtual_hosts"][0]["routes"].as_sequence_mut().unwrap();
+    routes.iter_mut().map(|route| &mut route["route"])
+}
+
+fn yaml(text: &str) -> Value {
+    serde_yaml_ng::from_str(text).unwrap()
+}
+
+/// `check` refuses configurations for it.
 #[tokio::test]
 async fn the_idle_timeout_and_the_longest_duration_of_streams_run_and_the_saga_goes_on() {
-    let idle: fn(&mut Value) = |manager| {
-        for route in manager["route_config"]["virtual_hosts"][0]["routes"].as_sequence_mut().unwrap() {
-            route["route"]["idle_timeout"] = "0.3s".into();
-        }
+    let of_the_route: fn(&mut Value) =
+        |manager| routes(manager).for_each(|route| route["idle_timeout"] = "0.3s".into());
+    let of_the_manager: fn(&mut Value) = |manager| {
+        manager["stream_idle_timeout"] = "0.3s".into();
+        routes(manager).for_each(|route| {
+            route.as_mapping_mut().unwrap().remove("idle_timeout");
+        });
     };
-    let longest: fn(&mut Value) = |manager| {
-        manager["common_http_protocol_options"] = serde_yaml_ng::from_str("{max_stream_duration: 0.3s}").unwrap();
+    let longest: fn(&mut Value) =
+        |manager| manager["common_http_protocol_options"] = yaml("{max_stream_duration: 0.3s}");
+    let longest_of_the_route: fn(&mut Value) = |manager| {
+        routes(manager).for_each(|route| route["max_stream_duration"] = yaml("{max_stream_duration: 0.3s}"));
     };
-    for change in [idle, longest] {
+    for change in [of_the_route, of_the_manager, longest, longest_of_the_route] {
         let trip = slow_trip(change).await;
         let answer = trip.book(&TripRequest::of("ann")).await.unwrap();
         assert_eq!((answer.status.as_u16(), answer.header("saga-id")), (504, None), "{}", answer.text());
         assert!(trip.held("ann").unwrap().len() < 2, "the client was told before the saga ended");
         trip.wait_until_held("ann", &["hotel", "flight"], Duration::from_secs(10)).await.unwrap();
+    }
+}
+
+#[tokio::test]
+async fn a_timeout_of_the_route_takes_the_place_of_the_managers_and_that_of_connections_ends_no_stream() {
+    let outranked: fn(&mut Value) = |manager| manager["stream_idle_timeout"] = "0.3s".into();
+    let switched_off: fn(&mut Value) = |manager| {
+        manager["stream_idle_timeout"] = "0.3s".into();
+        manager["common_http_protocol_options"] = yaml("{max_stream_duration: 0.3s}");
+        routes(manager).for_each(|route| {
+            route["idle_timeout"] = "0s".into();
+            route["max_stream_duration"] = yaml("{max_stream_duration: 0s}");
+        });
+    };
+    let of_connections: fn(&mut Value) =
+        |manager| manager["common_http_protocol_options"] = yaml("{idle_timeout: 0.3s}");
+    for change in [outranked, switched_off, of_connections] {
+        let answer = slow_trip(change).await.book(&TripRequest::of("ann")).await.unwrap();
+        assert_eq!(
+            (answer.status.as_u16(), answer.header("saga-status")),
+            (201, Some("completed")),
+            "{}",
+            answer.text()
+        );
+    }
+}
+
+/// The route of what a gate holds is looked for again by whoever asks for it, and behind a gate nobody does.
+#[tokio::test]
+async fn of_a_request_that_a_gate_holds_the_timeouts_of_the_route_count_that_it_had_before() {
+    let of_its_own: fn(&mut Value) = |manager| routes(manager).next().unwrap()["idle_timeout"] = "0.3s".into();
+    let of_the_held: fn(&mut Value) = |manager| routes(manager).nth(1).unwrap()["idle_timeout"] = "0.3s".into();
+    for (change, status) in [(of_its_own, 504), (of_the_held, 201)] {
+        let trip = slow_trip_at(1, change).await;
+        let answer = trip.begin(&TripRequest::of("ann"), Downstream { mode: BodyMode::GatePair, ..Downstream::PLAIN });
+        let answer = answer.unwrap().answer().await.unwrap();
+        assert_eq!(answer.status.as_u16(), status, "{}", answer.text());
     }
 }
 
