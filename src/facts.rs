@@ -122,12 +122,13 @@ fn is_json(headers: &[(String, Vec<u8>)]) -> bool {
     BodyKind::of(content_type.as_deref()) == Some(BodyKind::Json)
 }
 
-/// `serde_json` takes an object of this one name for a number, whoever wrote it.
-const NUMBER_TOKEN: &[u8] = b"$serde_json::private::";
+/// How `serde_json` hands over a number with its digits: as an object of this one name. It takes such an object for a number,
+/// whoever wrote it.
+pub(crate) const NUMBER_TOKEN: &str = "$serde_json::private::Number";
 
 fn has_number_token(bytes: &[u8]) -> bool {
     // Few bodies hold a `$` at all.
-    bytes.contains(&b'$') && bytes.windows(NUMBER_TOKEN.len()).any(|window| window == NUMBER_TOKEN)
+    bytes.contains(&b'$') && bytes.windows(NUMBER_TOKEN.len()).any(|window| window == NUMBER_TOKEN.as_bytes())
 }
 
 fn is_deeper(json: &Json, levels: usize) -> bool {

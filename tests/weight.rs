@@ -41,6 +41,8 @@ fn no_body_weighs_less_than_what_it_becomes() {
         list(&nested("{\"\":", "}", 100), 40),
         list(&nested("[", "]", 100), 40),
         list("0", 19_000),
+        list("1.5", 19_000),
+        list("100000000000000000123", 19_000),
         list("[]", 10_000),
         list("\"a\"", 9_000),
         list("{}", 5_000),

@@ -12,6 +12,7 @@ use serde_json::{Map, Number, Value};
 
 use super::error::{ConfigurationErrors, Errors, join, show};
 use super::located::path_of;
+use crate::facts::NUMBER_TOKEN;
 
 /// What a configuration may be handed over as.
 const FORMS: &str = "JSON text, or a serialized google.protobuf.Struct";
@@ -104,7 +105,7 @@ impl<'de> Visitor<'de> for Unrepeated<'_> {
     fn visit_map<A: MapAccess<'de>>(self, mut entries: A) -> Result<Value, A::Error> {
         let mut object = Map::new();
         while let Some(key) = entries.next_key::<String>()? {
-            if key == NUMBER {
+            if key == NUMBER_TOKEN {
                 return number(&entries.next_value::<String>()?).map_err(Error::custom);
             }
             let location = self.location.push_key(&key);
@@ -117,9 +118,6 @@ impl<'de> Visitor<'de> for Unrepeated<'_> {
         Ok(Value::Object(object))
     }
 }
-
-/// How `serde_json` hands over a number with its digits: as a map of this one entry.
-const NUMBER: &str = "$serde_json::private::Number";
 
 /// A number as it is written, if a double can tell about how large it is.
 fn number(digits: &str) -> Result<Value, String> {

@@ -6,6 +6,8 @@
 use serde::de::{DeserializeSeed, Deserializer, Error, MapAccess, SeqAccess, Visitor};
 use serde_json::Value as Json;
 
+use super::NUMBER_TOKEN;
+
 /// Most values that a body may have, those inside of others and members counted, but not their names. As small maps they take about 8 MiB.
 pub const MAX_VALUES: usize = 20_000;
 
@@ -102,16 +104,17 @@ impl<'de> Visitor<'de> for Value<'_> {
         Ok(())
     }
 
-    fn visit_i64<E>(self, _value: i64) -> Result<(), E> {
-        Ok(())
+    // A number is kept as its digits.
+    fn visit_i64<E>(self, value: i64) -> Result<(), E> {
+        self.0.add_text(&value.to_string())
     }
 
-    fn visit_u64<E>(self, _value: u64) -> Result<(), E> {
-        Ok(())
+    fn visit_u64<E>(self, value: u64) -> Result<(), E> {
+        self.0.add_text(&value.to_string())
     }
 
-    fn visit_f64<E>(self, _value: f64) -> Result<(), E> {
-        Ok(())
+    fn visit_f64<E>(self, value: f64) -> Result<(), E> {
+        self.0.add_text(&value.to_string())
     }
 
     fn visit_unit<E>(self) -> Result<(), E> {
@@ -137,7 +140,10 @@ impl<'de> Visitor<'de> for Value<'_> {
 
     fn visit_map<A: MapAccess<'de>>(self, mut members: A) -> Result<(), A::Error> {
         let mut count = 0_usize;
-        while members.next_key_seed(Name(self.0))?.is_some() {
+        while let Some(name) = members.next_key_seed(Name(self.0))? {
+            if name == Kind::Number {
+                return self.0.add_text(&members.next_value::<String>()?);
+            }
             count = count.saturating_add(1);
             self.0.add(match count {
                 1 => NODE + ALLOCATION,
@@ -155,22 +161,34 @@ impl<'de> Visitor<'de> for Value<'_> {
 /// The name of a member, without the place that it has in the map's node.
 struct Name<'a>(&'a mut Scale);
 
-impl<'de> DeserializeSeed<'de> for Name<'_> {
-    type Value = ();
+/// What has a name.
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum Kind {
+    Member,
+    /// The parser hands over the digits of a number.
+    Number,
+}
 
-    fn deserialize<D: Deserializer<'de>>(self, deserializer: D) -> Result<(), D::Error> {
+impl<'de> DeserializeSeed<'de> for Name<'_> {
+    type Value = Kind;
+
+    fn deserialize<D: Deserializer<'de>>(self, deserializer: D) -> Result<Kind, D::Error> {
         deserializer.deserialize_str(self)
     }
 }
 
 impl<'de> Visitor<'de> for Name<'_> {
-    type Value = ();
+    type Value = Kind;
 
     fn expecting(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
         f.write_str("a name")
     }
 
-    fn visit_str<E>(self, name: &str) -> Result<(), E> {
-        self.0.add_text(name)
+    fn visit_str<E>(self, name: &str) -> Result<Kind, E> {
+        if name == NUMBER_TOKEN {
+            return Ok(Kind::Number);
+        }
+        self.0.add_text(name)?;
+        Ok(Kind::Member)
     }
 }

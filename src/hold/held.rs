@@ -254,5 +254,14 @@ impl HeldRequests {
     }
 }
 
+impl Drop for HeldRequests {
+    /// The root has ended; those that stay go on to count without it.
+    fn drop(&mut self) {
+        while let Some(client) = self.requests.keys().next().copied() {
+            self.forget(client);
+        }
+    }
+}
+
 #[cfg(test)]
 mod tests;

@@ -74,6 +74,20 @@ fn the_roots_of_a_vm_share_what_is_counted_and_other_vms_do_not() {
 }
 
 #[test]
+fn a_root_that_ends_gives_back_what_it_held_and_no_more() {
+    let vm = vm();
+    let (mut old, mut new) = (root(&vm), root(&vm));
+    for client in [1, 2] {
+        old.admit(incoming(client, 100)).unwrap();
+    }
+    old.hand_over(1);
+    old.take(1);
+    new.admit(incoming(3, 7)).unwrap();
+    drop(old);
+    assert_eq!(counted(&vm), (1, 7));
+}
+
+#[test]
 fn whoever_has_gone_gives_back_all_of_it_once() {
     let vm = vm();
     let mut root = root(&vm);
