@@ -57,8 +57,7 @@ impl Looks {
 
 impl EtcdJournal {
     pub(super) fn look_for(&mut self, start: &StartKey, since: Millis, now: Millis) -> Found {
-        // What this VM itself is about to begin may begin at any moment.
-        let may_begin = self.is_beginning_under(start);
+        let has_saga = self.has_saga_under(start);
         let Some(look) = self.looks.looks.get_mut(&name(start)) else {
             if self.token.is_missing() {
                 // Whoever waits asks again. Nothing is to pile up meanwhile.
@@ -72,7 +71,7 @@ impl EtcdJournal {
         let Some(answered) = &mut look.found else { return Found::Asked };
         let is_open = matches!(answered.found, Found::UnderWay(_));
         let is_past = now >= answered.at.saturating_add(FRESH_MS) || answered.told_at.is_some_and(|told| told != now);
-        let may_have_begun = matches!(answered.found, Found::Nothing) && (may_begin || answered.sent_at < since);
+        let may_have_begun = matches!(answered.found, Found::Nothing) && (has_saga || answered.sent_at < since);
         if (!is_past && !may_have_begun) || (is_open && now < answered.at.saturating_add(AGAIN_MS)) {
             answered.told_at = Some(now);
             return answered.found.clone();
@@ -96,8 +95,10 @@ impl EtcdJournal {
     }
 
     pub(super) fn looked(&mut self, start: &StartKey, answer: &TxnAnswer, now: Millis) {
+        let has_saga = self.has_saga_under(start);
         let Some(look) = self.looks.looks.get_mut(&name(start)) else { return };
-        let (reader, sent_at) = (self.reader, look.sent_at);
+        // That nothing had begun is too old for anybody where this VM begins something meanwhile.
+        let (reader, sent_at) = (self.reader, if has_saga { 0 } else { look.sent_at });
         let parsed =
             read(answer.found(0).first(), reader).and_then(|row| Ok((row, read(answer.found(1).first(), reader)?)));
         let (row, head): (Option<StartRow>, Option<Head>) = match parsed {

@@ -408,7 +408,13 @@ fn that_nothing_has_begun_is_not_told_while_the_same_vm_may_begin_it() {
     assert_eq!(vm.looks(&start), Found::Asked);
     let look = vm.asks_one(TXN);
     vm.hears(&look, 200, &nested(&[found(&[])]));
-    assert_eq!(vm.looks(&start), Found::Asked, "it will be tried again in a moment");
+    assert_eq!(vm.looks_since(1, &start), Found::Asked, "it will be tried again in a moment");
+    let look = vm.asks_one(TXN);
+    vm.hears(&look, 200, &nested(&[found(&[])]));
+    vm.now += 100;
+    let again = vm.asks_one_of_group();
+    vm.hears(&again, 200, &nested(&[json!({}), json!({}), json!({})]));
+    assert_eq!(vm.looks_since(1, &start), Found::Asked, "now it has begun");
 }
 
 #[test]

@@ -121,11 +121,9 @@ impl EtcdJournal {
         Acknowledgement::Pending
     }
 
-    /// Whether a saga of this VM may begin under a start key.
-    pub(super) fn is_beginning_under(&self, start: &StartKey) -> bool {
-        let may_begin =
-            |kept: &Kept| kept.revision == 0 && kept.head.start.as_ref().is_some_and(|one| one.key == start.key);
-        self.sagas.values().any(may_begin)
+    /// Whether a saga of this VM has begun under a start key, or may begin at any moment.
+    pub(super) fn has_saga_under(&self, start: &StartKey) -> bool {
+        self.sagas.values().any(|kept| kept.head.start.as_ref().is_some_and(|one| one.key == start.key))
     }
 
     /// What the pending record of a saga wants of etcd.
