@@ -60,6 +60,19 @@ async fn bodies_that_take_far_more_than_their_text_fill_no_vm() {
     bodies_of_small_maps(None).await.unwrap();
 }
 
+/// Each takes 4 MB, and is read by an expression when its saga ends.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn bodies_of_as_many_values_as_they_may_have_fill_no_vm_and_larger_ones_are_refused() {
+    let proxy = Proxy::start("16MiB", None).await;
+    let seen = proxy.flood(40, &["trip"], "/keep", &maps(9_990)).await;
+    check_memory(&seen, 16 << 20).unwrap();
+    check_well(&proxy, &seen).await.unwrap();
+    assert!(seen.statuses.contains_key(&200), "{:?}", seen.statuses);
+    let refused = proxy.flood(20, &["trip"], "/keep", &maps(140_000)).await;
+    assert_eq!(refused.statuses.into_iter().collect::<Vec<_>>(), [(413, 20)], "of 1 MB");
+    assert!(refused.grew < CONSTANT + (20 << 20), "{} MiB", refused.grew >> 20);
+}
+
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_filter_that_does_not_weigh_bodies_is_found() {
     bodies_of_small_maps(Some("body-not-weighed")).await.unwrap_err();
