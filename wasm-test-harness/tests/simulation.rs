@@ -15,7 +15,7 @@ const SEEDS: u64 = 2_000;
 /// Seeds in which a planted fault has to be found.
 const SEEDS_OF_A_PLANTED_FAULT: u64 = 200;
 /// Seeds that have found something, kept from the day on which it was mended.
-const NAMED_SEEDS: [(u64, &str, &str); 16] = [
+const NAMED_SEEDS: [(u64, &str, &str); 17] = [
     (494, IN_SHARED_DATA, "resolving forgot the retry-after of the last attempt"),
     (
         205,
@@ -55,6 +55,11 @@ const NAMED_SEEDS: [(u64, &str, &str); 16] = [
     (25_669, IN_ETCD, "a client waits for a saga that nobody has taken over yet"),
     (1_004_766, OF_REPLICAS, "a client that lost its begin to another waited anew from there on"),
     (1_006_327, OF_REPLICAS, "who looks for sagas without owner waited for its next turn where its token had ended"),
+    (
+        4_061,
+        "path_answers=1,works_long=0.3,keys_forgotten=0.6,deep_requests=0.3",
+        "that a step is unknown was in the journal in time, and was taken for what had become of it later",
+    ),
     (1_037_161, OF_REPLICAS, "what a step answered may be unreadable for the next owner, too, that does not ask again"),
 ];
 

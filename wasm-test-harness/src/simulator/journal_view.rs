@@ -276,8 +276,10 @@ pub fn says_compensating(records: &[Json]) -> bool {
 pub enum Durable {
     /// It is being undone.
     Compensating,
-    /// What has become of the transaction of a step.
+    /// What has become of the transaction of a step, and that is known.
     Settled(usize),
+    /// The transaction of a step may have been done. What becomes of it later is durable when [`Durable::Settled`] is.
+    SettledAsUnknown(usize),
     /// It goes on, but somebody should look at it.
     Stuck,
     /// It has ended.
@@ -287,10 +289,13 @@ pub enum Durable {
 /// What records say.
 pub fn durable(records: &[Json]) -> BTreeSet<Durable> {
     let of_change = |change: &Json| {
-        let settled = change["settled"]["step"].as_u64().and_then(|step| usize::try_from(step).ok());
+        let settled = &change["settled"];
+        let is_unknown = !settled["settlement"]["unknown"].is_null();
+        let of_step = if is_unknown { Durable::SettledAsUnknown } else { Durable::Settled };
+        let settled = settled["step"].as_u64().and_then(|step| usize::try_from(step).ok()).map(of_step);
         let compensating = (!change["compensating"].is_null()).then_some(Durable::Compensating);
         let stuck = (!change["stuck"].is_null()).then_some(Durable::Stuck);
-        [settled.map(Durable::Settled), compensating, stuck]
+        [settled, compensating, stuck]
     };
     changes(records).flat_map(of_change).flatten().collect()
 }
@@ -331,4 +336,22 @@ pub fn is_slot(key: &[u8]) -> bool {
     let key = String::from_utf8_lossy(key);
     let parts: Vec<&str> = key.split('/').collect();
     matches!(parts.as_slice(), ["sagabox", "vm", _, "saga", _])
+}
+
+#[cfg(test)]
+mod tests {
+    use serde_json::json;
+
+    use super::*;
+
+    #[test]
+    fn a_step_that_is_known_to_have_succeeded_may_have_settled_as_unknown_before() {
+        let settled = |settlement: Json| json!({"changes": [{"settled": {"step": 1, "settlement": settlement}}]});
+        let unknown = settled(json!({"unknown": {"reason": "no answer"}}));
+        let resolved = settled(json!({"succeeded": {"kept": {}}}));
+        assert_eq!(durable(&[unknown.clone()]), [Durable::SettledAsUnknown(1)].into());
+        assert_eq!(durable(&[unknown, resolved]), [Durable::Settled(1), Durable::SettledAsUnknown(1)].into());
+        let rejected = settled(json!({"rejected": {"reason": "no room"}}));
+        assert_eq!(durable(&[rejected]), [Durable::Settled(1)].into());
+    }
 }
