@@ -6,9 +6,10 @@ use serde_json::Value as Json;
 
 use super::World;
 use crate::simulator::checker::of_saga;
-use crate::simulator::history::{CallId, CallRecord, Happening, StreamId, Told};
+use crate::simulator::history::{CallId, CallRecord, Happening, StreamId, Told, VmId};
 use crate::simulator::host::Nanos;
 use crate::simulator::journal_view::{self, Durable, Stand};
+use crate::simulator::process::Written;
 
 /// What was seen in the journal before.
 #[derive(Default)]
@@ -20,10 +21,12 @@ pub(super) struct Seen {
 }
 
 impl World<'_> {
-    /// A VM of a proxy may have written in shared data.
-    pub(super) fn look_at_shared_data(&mut self, proxy: usize) {
+    /// A VM may have written in shared data.
+    pub(super) fn look_at_shared_data(&mut self, vm: VmId) {
+        let proxy = vm.0;
         let written = self.proxies[proxy].process.borrow_mut().take_written();
-        for (key, value) in written {
+        for Written { key, before, value } in written {
+            self.check_leaves_slot_alone(vm, &key, &before);
             let found = journal_view::in_slot(&value);
             let slot = (proxy, key);
             if let Some(before) = self.seen.slots.remove(&slot)
