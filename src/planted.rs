@@ -5,6 +5,8 @@
 //! (`make build-planted`) has the one fault that the environment of the VM names in `SAGABOX_PLANTED_FAULT`, and none
 //! where the variable is not set.
 
+pub mod tomorrow;
+
 macro_rules! faults {
     ($($(#[$doc:meta])* $fault:ident = $name:literal,)*) => {
         /// A fault. Each shows at participants or clients.
@@ -148,6 +150,24 @@ faults! {
     TakenFromTheLiving = "taken-from-the-living",
     /// The records of a saga that has ended stay in etcd.
     RecordsLeftBehind = "records-left-behind",
+
+    // Two versions of the module.
+    /// What a value needs is not looked at: it is read as if this module knew all of it.
+    NeedsIgnored = "needs-ignored",
+    /// Records do not say what they need.
+    NeedsNotWritten = "needs-not-written",
+    /// A saga forgets what its records need with the next that needs nothing.
+    NeedsForgottenByHead = "needs-forgotten-by-head",
+    /// What needs more than this module knows is taken for damaged, and set aside.
+    NeedsTakenForDamage = "needs-taken-for-damage",
+    /// What is left to a module that knows more is not counted.
+    LeftAloneNotCounted = "left-alone-not-counted",
+    /// Records are of a newer version where they need nothing, too.
+    NewestVersionAlways = "newest-version-always",
+    /// Stored definitions are judged by the check of the module that reads them.
+    StoredDefinitionsJudgedAgain = "stored-definitions-judged-again",
+    /// The answer of a saga that has ended needs what the saga needed.
+    NeedsKeptWithAnswer = "needs-kept-with-answer",
 
     // Clients.
     /// A client is told `completed` while the last step is still in flight; the saga goes on.

@@ -12,6 +12,7 @@ use super::order::Order;
 use super::raw::{RawCall, RawSaga, RawStep};
 use super::reply::replies;
 use crate::definition::{Definition, Step};
+use crate::planted::tomorrow;
 use crate::template::{Reads, Scope};
 
 const DEFAULT_DEADLINE: Duration = Duration::from_secs(10);
@@ -75,6 +76,9 @@ fn definition(
         reads: Reads::default(),
     };
     definition.reads = definition.all_reads();
+    if tomorrow::refuses(&definition) {
+        errors.push(&here, "a definition that this module takes", "one that tomorrow's takes, too");
+    }
     Some(definition)
 }
 

@@ -6,6 +6,7 @@
 //!
 //! A field that is added later has a default that means what was before it, or a feature that `needs` names.
 
+use std::collections::BTreeSet;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -14,6 +15,7 @@ use serde_json::Value as Json;
 
 use super::{Call, Definition, ReplyTemplate, Retry, Step, StepIndex};
 use crate::matcher::Matcher;
+use crate::planted::tomorrow;
 use crate::saga::record::RECORD_VERSION;
 use crate::template::{BodyKind, BodyTemplate, Expression, Place, Reads, Scope, Template};
 
@@ -115,11 +117,22 @@ struct StoredReply {
 pub fn store(definitions: &[Arc<Definition>]) -> Vec<u8> {
     let stored = StoredDefinitions {
         version: RECORD_VERSION,
-        needs: Vec::new(),
+        needs: needs_of(definitions),
         definitions: definitions.iter().map(|definition| StoredDefinition::of(definition)).collect(),
     };
     // Nothing in a definition can fail to become JSON.
     serde_json::to_vec(&stored).unwrap_or_default()
+}
+
+/// The features without which a saga of any of these definitions cannot be gone on with.
+fn needs_of(definitions: &[Arc<Definition>]) -> Vec<String> {
+    let features = definitions.iter().filter_map(|definition| feature_of(definition));
+    features.collect::<BTreeSet<_>>().into_iter().map(str::to_owned).collect()
+}
+
+/// The feature without which a definition cannot be understood: one of [`FEATURES`](crate::saga::record::FEATURES).
+fn feature_of(definition: &Definition) -> Option<&'static str> {
+    tomorrow::feature_of_definition(definition)
 }
 
 /// Reads what [`store`] gave. Whether this module may read it, its caller has looked at.

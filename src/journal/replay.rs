@@ -8,7 +8,8 @@ use serde::de::{DeserializeOwned, IgnoredAny};
 use super::Orphan;
 use crate::config;
 use crate::definition::{Definition, stored};
-use crate::saga::record::{Change, FEATURES, OLDEST_VERSION, Progress, RECORD_VERSION, Record};
+use crate::planted::{Planted, planted, tomorrow};
+use crate::saga::record::{Change, OLDEST_VERSION, Progress, RECORD_VERSION, Record};
 
 /// Why a value cannot be used.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -24,7 +25,11 @@ pub(super) enum Unreadable {
 impl Unreadable {
     /// Another module can read it: it is left alone.
     pub(super) fn is_for_others(&self) -> bool {
-        !matches!(self, Unreadable::Damaged(_))
+        match self {
+            Unreadable::OtherVersion(_) => true,
+            Unreadable::Needs(_) => !planted(Planted::NeedsTakenForDamage),
+            Unreadable::Damaged(_) => false,
+        }
     }
 }
 
@@ -62,7 +67,7 @@ pub(super) struct Reader {
 
 impl Default for Reader {
     fn default() -> Reader {
-        Reader { features: FEATURES }
+        Reader { features: tomorrow::features() }
     }
 }
 
@@ -82,11 +87,12 @@ impl Reader {
 
     /// Whether a value of this version that needs this can be read.
     pub(super) fn may_read(self, version: u64, mut needs: Vec<String>) -> Result<(), Unreadable> {
-        if !(u64::from(OLDEST_VERSION)..=u64::from(RECORD_VERSION)).contains(&version) {
+        let newest = RECORD_VERSION + u32::from(planted(Planted::NewestVersionAlways) && tomorrow::is_chosen());
+        if !(u64::from(OLDEST_VERSION)..=u64::from(newest)).contains(&version) {
             return Err(Unreadable::OtherVersion(version));
         }
         needs.retain(|feature| !self.features.contains(&feature.as_str()));
-        if needs.is_empty() { Ok(()) } else { Err(Unreadable::Needs(needs)) }
+        if needs.is_empty() || planted(Planted::NeedsIgnored) { Ok(()) } else { Err(Unreadable::Needs(needs)) }
     }
 
     /// Reads the records of a saga whose last has the sequence `last`.
@@ -111,6 +117,9 @@ impl Reader {
 
 /// Adds the features that `record` needs to those of a head.
 pub(super) fn add_needs(needs: &mut Vec<String>, record: &Record) {
+    if planted(Planted::NeedsForgottenByHead) {
+        needs.clear();
+    }
     needs.extend(record.needs.iter().cloned());
     needs.sort_unstable();
     needs.dedup();
@@ -144,7 +153,13 @@ pub(super) fn definitions(bytes: &[u8], reader: Reader) -> Result<Vec<Arc<Defini
     let cannot = |why: String| format!("the definitions with which it began cannot be read: {why}");
     if serde_json::from_slice(bytes).is_ok_and(|Stored { definitions: IgnoredAny }| true) {
         return match reader.parse::<IgnoredAny>(bytes) {
-            Ok(_) => stored::load(bytes).map_err(|why| NoDefinitions::Gone(cannot(why))),
+            Ok(_) => match stored::load(bytes) {
+                Ok(definitions) if is_judged_again(&definitions) => {
+                    Err(NoDefinitions::ForOthers(cannot("they would be refused now".to_owned())))
+                }
+                Ok(definitions) => Ok(definitions),
+                Err(why) => Err(NoDefinitions::Gone(cannot(why))),
+            },
             Err(why) if why.is_for_others() => Err(NoDefinitions::ForOthers(cannot(why.to_string()))),
             Err(why) => Err(NoDefinitions::Gone(cannot(why.to_string()))),
         };
@@ -156,6 +171,11 @@ pub(super) fn definitions(bytes: &[u8], reader: Reader) -> Result<Vec<Arc<Defini
         }
         Err(errors) => Err(NoDefinitions::Gone(cannot(errors.to_string()))),
     }
+}
+
+/// Never, unless that is planted.
+fn is_judged_again(definitions: &[Arc<Definition>]) -> bool {
+    planted(Planted::StoredDefinitionsJudgedAgain) && definitions.iter().any(|definition| tomorrow::refuses(definition))
 }
 
 /// Replays records under one of the definitions.

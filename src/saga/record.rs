@@ -12,6 +12,7 @@ use super::call::Request;
 use super::state::{IllegalTransition, SagaState, StepState};
 use super::{Millis, SagaId};
 use crate::definition::StepIndex;
+use crate::planted::{Planted, planted, tomorrow};
 
 /// Version of the form of what journals keep. It is raised only when the form as such changes: what is new in a value it
 /// names in its `needs`.
@@ -32,6 +33,7 @@ pub struct Record {
     /// 1 for the first record of a saga, then without gaps.
     pub sequence: u64,
     /// In the order in which they were made.
+    #[cfg_attr(feature = "planted-faults", serde(with = "tomorrow::changes"))]
     pub changes: Vec<Change>,
 }
 
@@ -41,7 +43,11 @@ impl Record {
         let mut needs: Vec<String> = changes.iter().filter_map(feature_of).map(str::to_owned).collect();
         needs.sort_unstable();
         needs.dedup();
-        Record { version: RECORD_VERSION, needs, sequence, changes }
+        if planted(Planted::NeedsNotWritten) {
+            needs.clear();
+        }
+        let version = RECORD_VERSION + u32::from(planted(Planted::NewestVersionAlways) && tomorrow::is_chosen());
+        Record { version, needs, sequence, changes }
     }
 
     /// Whether it is the saga's last.
@@ -52,8 +58,8 @@ impl Record {
 
 /// The feature without which a change cannot be understood: one of [`FEATURES`]. None: every module from
 /// [`OLDEST_VERSION`] on knows the change, or may pass over what is new in it.
-fn feature_of(_change: &Change) -> Option<&'static str> {
-    None
+fn feature_of(change: &Change) -> Option<&'static str> {
+    tomorrow::feature_of(change)
 }
 
 /// One change of a saga's state.

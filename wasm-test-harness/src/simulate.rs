@@ -1,13 +1,17 @@
 //! The command `simulate`: runs seeds of the simulator, and shows what went wrong in those that failed.
 
+use std::collections::{BTreeMap, BTreeSet};
 use std::path::PathBuf;
 
 use anyhow::{bail, ensure};
+use sagabox::saga::record::RECORD_VERSION;
 
 use crate::envoy::default_wasm;
 use crate::scenario::{FOLDER, Scenarios, simulated};
-use crate::simulator::campaign::{self, Until, run_seed};
-use crate::simulator::filter::Filter;
+use crate::simulator::campaign::{self, Campaign, Until, run_seed};
+use crate::simulator::checker::Rule;
+use crate::simulator::filter::{Filter, TwoVersions};
+use crate::simulator::versions::Difference;
 
 /// Failing seeds that are named.
 const NAMED: usize = 20;
@@ -33,6 +37,16 @@ pub struct Arguments {
     /// The planted fault that the filter is to have, if it was built with them.
     #[arg(long)]
     pub planted: Option<String>,
+    /// Another version of the module, which runs beside the filter: some proxies and VMs have it, and go from one to the
+    /// other and back.
+    #[arg(long)]
+    pub other_module: Option<PathBuf>,
+    /// What the other version is to the filter. `tomorrow` is the build with planted faults, as a newer one.
+    #[arg(long, value_enum, default_value = "older", requires = "other_module")]
+    pub other_is: OtherIs,
+    /// The newest version of a record that the older of the two reads; if the other writes a newer one, no proxy goes back.
+    #[arg(long, default_value_t = RECORD_VERSION, requires = "other_module")]
+    pub older_reads: u32,
     /// Runs the crate itself instead of the compiled filter.
     #[arg(long)]
     pub native: bool,
@@ -45,6 +59,17 @@ pub struct Arguments {
     /// Shows also what the filter logs.
     #[arg(long)]
     pub log: bool,
+}
+
+/// What another version of the module is to the filter.
+#[derive(clap::ValueEnum, Debug, Clone, Copy, PartialEq, Eq)]
+pub enum OtherIs {
+    /// An older one.
+    Older,
+    /// A newer one.
+    Newer,
+    /// The one that a build with planted faults can be.
+    Tomorrow,
 }
 
 /// Runs what the command line says.
@@ -72,6 +97,9 @@ pub fn run(arguments: &Arguments) -> anyhow::Result<()> {
         let Some(first) = violations.first() else { continue };
         println!("  seed {seed}: {:?}: {}", first.rule, first.what);
     }
+    for (rule, (seeds, first)) in by_rule(&campaign) {
+        println!("  {rule:?}: {seeds} seeds, the first is {first}");
+    }
     if let Some(seed) = campaign.failed.keys().next() {
         let faults = &arguments.faults;
         let faults = if faults.is_empty() { String::new() } else { format!(" FAULTS={faults}") };
@@ -81,11 +109,31 @@ pub fn run(arguments: &Arguments) -> anyhow::Result<()> {
     Ok(())
 }
 
+/// How many seeds have broken each rule, and the first of them.
+fn by_rule(campaign: &Campaign) -> BTreeMap<Rule, (u64, u64)> {
+    let mut rules: BTreeMap<Rule, (u64, u64)> = BTreeMap::new();
+    for (seed, violations) in &campaign.failed {
+        let broken: BTreeSet<Rule> = violations.iter().map(|violation| violation.rule).collect();
+        for rule in broken {
+            rules.entry(rule).or_insert((0, *seed)).0 += 1;
+        }
+    }
+    rules
+}
+
 /// What else a run has to be told to be the same.
 fn options(arguments: &Arguments) -> String {
     let mut options = Vec::new();
     options.extend(arguments.native.then(|| "--native".to_owned()));
     options.extend(arguments.wasm.as_ref().map(|path| format!("--wasm {}", path.display())));
+    if let Some(path) = &arguments.other_module {
+        let is = format!("{:?}", arguments.other_is).to_lowercase();
+        options.push(format!(
+            "--other-module {} --other-is {is} --older-reads {}",
+            path.display(),
+            arguments.older_reads
+        ));
+    }
     options.extend(arguments.planted.as_ref().map(|fault| format!("--planted {fault}")));
     if options.is_empty() { String::new() } else { format!(" OPTIONS='{}'", options.join(" ")) }
 }
@@ -111,9 +159,25 @@ fn filter(arguments: &Arguments) -> anyhow::Result<Filter> {
         Some(path) => path.clone(),
         None => default_wasm()?,
     };
-    let filter = Filter::load(&path)?;
+    let filter = with_other(Filter::load(&path)?, arguments)?;
     Ok(match &arguments.planted {
         Some(fault) => filter.with_environment("SAGABOX_PLANTED_FAULT", fault),
         None => filter,
+    })
+}
+
+fn with_other(filter: Filter, arguments: &Arguments) -> anyhow::Result<Filter> {
+    let Some(path) = &arguments.other_module else { return Ok(filter) };
+    let other = Filter::load(path)?;
+    let difference = Difference {
+        older_reads: Some(arguments.older_reads.into()),
+        only_newer_knows: BTreeSet::new(),
+        no_way_back: arguments.older_reads < RECORD_VERSION,
+    };
+    let two = |older, newer| Filter::Two(Box::new(TwoVersions { older, newer, difference }));
+    Ok(match arguments.other_is {
+        OtherIs::Older => two(other, filter),
+        OtherIs::Newer => two(filter, other),
+        OtherIs::Tomorrow => filter.with_tomorrow(&other),
     })
 }

@@ -17,6 +17,7 @@
 //! | [`world`] | the run |
 //! | [`wasm`], [`host`], [`process`] | Envoy, as one VM and one process see it |
 //! | [`etcd`] | where some runs keep their sagas |
+//! | [`versions`] | two versions of the module in one run |
 //! | [`journal_view`] | what is kept of them |
 //! | [`native`] | the crate in place of the module |
 //! | [`history`] | what happened: for the checker, for people, and its hash |
@@ -37,6 +38,7 @@ pub mod native;
 pub mod participants;
 pub mod plan;
 pub mod process;
+pub mod versions;
 pub mod vm;
 pub mod wasm;
 pub mod world;

@@ -50,6 +50,7 @@ fn plan(clients: Vec<ClientPlan>) -> Plan {
         latency: 2 * MS,
         faults: Faults::default(),
         checks_journal: true,
+        versions: None,
         heal_at: 40 * SECOND,
     }
 }

@@ -3,7 +3,7 @@
 use harness::envoy::project_root;
 use sagabox::planted::{Planted, TRAP_HEADER};
 
-const VARIABLE: &str = "SAGABOX_PLANTED_FAULT";
+const VARIABLES: [&str; 2] = ["SAGABOX_PLANTED_FAULT", "SAGABOX_OF_TOMORROW"];
 
 fn artefact(profile: &str, target: &str) -> Vec<u8> {
     let path = project_root().join("target/wasm32-wasip1").join(profile).join("sagabox.wasm");
@@ -19,7 +19,8 @@ fn the_artefact_that_ships_has_no_planted_fault() {
     let shipped = artefact("release", "build");
     assert!(holds(&shipped, "idempotency-key"), "the test finds what it looks for");
     let names = Planted::ALL.iter().map(|fault| fault.name());
-    let found: Vec<&str> = names.chain([VARIABLE, TRAP_HEADER]).filter(|name| holds(&shipped, name)).collect();
+    let found: Vec<&str> =
+        names.chain(VARIABLES).chain([TRAP_HEADER, "of_tomorrow"]).filter(|name| holds(&shipped, name)).collect();
     assert!(found.is_empty(), "{found:?}");
 }
 
@@ -27,7 +28,8 @@ fn the_artefact_that_ships_has_no_planted_fault() {
 fn the_artefact_of_the_planted_faults_has_them_all() {
     let planted = artefact("planted", "build-planted");
     let names = Planted::ALL.iter().map(|fault| fault.name());
-    let missing: Vec<&str> = names.chain([VARIABLE, TRAP_HEADER]).filter(|name| !holds(&planted, name)).collect();
+    let missing: Vec<&str> =
+        names.chain(VARIABLES).chain([TRAP_HEADER]).filter(|name| !holds(&planted, name)).collect();
     assert!(missing.is_empty(), "{missing:?}");
     assert!(Planted::ALL.len() >= 40);
 }

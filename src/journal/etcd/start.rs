@@ -98,18 +98,23 @@ impl EtcdJournal {
         let has_saga = self.has_saga_under(start);
         let Some(look) = self.looks.looks.get_mut(&name(start)) else { return };
         // That nothing had begun is too old for anybody where this VM begins something meanwhile.
-        let (reader, sent_at) = (self.reader, if has_saga { 0 } else { look.sent_at });
-        let parsed =
-            read(answer.found(0).first(), reader).and_then(|row| Ok((row, read(answer.found(1).first(), reader)?)));
-        let (row, head): (Option<StartRow>, Option<Head>) = match parsed {
-            Ok(parsed) => parsed,
-            Err(why) => {
-                log::error!("what has begun under the start key {}: {why}", start.key);
+        let sent_at = if has_saga { 0 } else { look.sent_at };
+        let row = read::<StartRow>(answer.found(0).first(), self.reader);
+        let head = read::<Head>(answer.found(1).first(), self.reader);
+        let (row, head) = match (row, head) {
+            (Ok(row), Ok(head)) => (row, head),
+            (row, head) => {
                 look.found = Some(Answered { found: Found::Unreadable, sent_at, at: now, told_at: None });
-                if why.is_for_others() {
-                    self.leave_alone(self.keys.start(start), &why.to_string());
-                }
-                return;
+                let is_of_key = row.is_err();
+                return match row.err().or(head.err()) {
+                    Some(why) if why.is_for_others() && is_of_key => {
+                        self.leave_alone(self.keys.start(start), &why.to_string());
+                    }
+                    // It may have an owner: who looks for sagas without one counts it where it has none.
+                    Some(why) if why.is_for_others() => log::info!("the saga under the start key {}: {why}", start.key),
+                    Some(why) => log::error!("what has begun under the start key {}: {why}", start.key),
+                    None => {}
+                };
             }
         };
         let found = match row {

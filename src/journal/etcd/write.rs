@@ -168,7 +168,10 @@ impl EtcdJournal {
             if is_forgotten {
                 txn.success.push(Request::delete(key));
             } else if kept.revision == 0 || pending.end.is_some() {
-                let row = StartRow::new(start, saga, pending.end.as_ref().map(|end| end.reply.clone()));
+                let mut row = StartRow::new(start, saga, pending.end.as_ref().map(|end| end.reply.clone()));
+                if planted(Planted::NeedsKeptWithAnswer) {
+                    row.needs.clone_from(&pending.head.needs);
+                }
                 txn.success.push(Request::put(key, encode(&row), lease));
             }
         }

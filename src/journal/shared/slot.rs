@@ -4,6 +4,7 @@ use serde::{Deserialize, Serialize};
 
 use crate::journal::StartKey;
 use crate::journal::replay::{Reader, Unreadable, add_needs};
+use crate::planted::{Planted, planted};
 use crate::saga::record::{Change, RECORD_VERSION, Record};
 use crate::saga::step_states::StepStates;
 use crate::saga::{Millis, Reply, SagaState};
@@ -126,7 +127,9 @@ impl Slot {
     pub(super) fn end(&mut self, record: &Record, now: Millis) {
         self.head.takes(record);
         // Nothing that is left needs more than any module knows.
-        self.head.needs.clear();
+        if !planted(Planted::NeedsKeptWithAnswer) {
+            self.head.needs.clear();
+        }
         self.records.clear();
         for change in &record.changes {
             if let Change::Ended { state, reply, .. } = change {

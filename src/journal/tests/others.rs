@@ -30,6 +30,8 @@ impl Change {
 
 /// The saga `begun` of the stories.
 const BEGUN: &str = "018bcfe5-8358-7262-a262-626262626262";
+/// The saga `begun-keyed`.
+const BEGUN_KEYED: &str = "018bcfe5-8358-7363-a363-636363636363";
 
 /// Changes one line of one value of what is left.
 fn changed(kind: Kind, key: &str, line: usize, change: Change) -> Json {
@@ -126,7 +128,7 @@ fn a_key_that_only_another_module_can_read_is_not_given_to_a_second_saga() {
             let left = left_by_v1(kind);
             let key = left.as_object().unwrap().iter().find(|(key, value)| {
                 let is_of_keys = key.contains("/key/") || key.contains("/start/");
-                is_of_keys && value.to_string().contains("018bcfe5-8358-7363-a363-636363636363")
+                is_of_keys && value.to_string().contains(BEGUN_KEYED)
             });
             let key = key.expect("the saga `begun-keyed` has a key").0.clone();
             let common = put_back(kind, &changed(kind, &key, 0, change));
@@ -152,5 +154,21 @@ fn a_vm_whose_row_needs_more_lives_all_the_same() {
         assert_eq!(heir.count(Counter::TakenOver), 0);
         let has_definitions = kept(Kind::Etcd, &common).iter().any(|(key, _)| key.contains("/definitions/0ba180a3"));
         assert!(has_definitions, "what it may refer to is kept");
+    }
+}
+
+#[test]
+fn who_asks_again_for_a_saga_that_needs_more_does_not_make_it_one_without_owner() {
+    let head = format!("sagabox/saga/{BEGUN_KEYED}");
+    for change in Change::ALL {
+        let left = changed(Kind::Etcd, &head, 0, change);
+        let common = put_back(Kind::Etcd, &left);
+        let row = left["sagabox/vm/a.0"]["value"].as_str().expect("text").to_owned();
+        common.etcd.borrow_mut().put("sagabox/vm/a.0", &row, 2);
+        let mut other = heir(Kind::Etcd, &common);
+        let client = other.requests(Some("begun-keyed"), &super::stories::body("begun-keyed"));
+        other.lives(1_000);
+        assert_eq!(other.told(client).map(|told| told.status), Some(503), "{change:?}");
+        assert_eq!(other.count(Counter::LeftAlone), 0, "{change:?}: its owner lives");
     }
 }

@@ -69,6 +69,7 @@ fn plan(scenarios: &Scenarios) -> anyhow::Result<Plan> {
         troubles: no_endpoint.chain(outage).collect(),
         orders: orders.map(|(role, fault)| (role.name().to_owned(), fault)).collect(),
         faults: Faults::default(),
+        versions: None,
         heal_at: END,
         latency: LATENCY,
     })

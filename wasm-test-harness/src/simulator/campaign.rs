@@ -41,7 +41,7 @@ pub struct SeedReport {
 /// # Errors
 /// `faults` cannot be read.
 pub fn run_seed(filter: &Filter, seed: u64, faults: &str) -> anyhow::Result<SeedReport> {
-    Ok(run_plan(filter, seed, &generate::plan(seed, faults)?))
+    Ok(run_plan(filter, seed, &generate::plan(seed, faults, filter.difference())?))
 }
 
 /// Runs a plan. What is drawn on the way comes from the seed.
@@ -118,11 +118,12 @@ pub struct Campaign {
 impl std::fmt::Display for Campaign {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
         let rate = self.seeds as f64 / self.took.as_secs_f64().max(1e-9);
-        let Tally { completed, compensated, stuck, set_aside, lost } = self.tally;
+        let Tally { completed, compensated, stuck, set_aside, left_alone, lost } = self.tally;
+        let left_alone = if left_alone > 0 { format!("{left_alone} left alone, ") } else { String::new() };
         write!(
             f,
             "{} seeds in {:.1} s ({rate:.0} a second): {} faults; {completed} sagas completed, {compensated} compensated, \
-             {stuck} stuck, {set_aside} set aside, {lost} lost with their process; the longest took {} s; {} seeds failed",
+             {stuck} stuck, {set_aside} set aside, {left_alone}{lost} lost with their process; the longest took {} s; {} seeds failed",
             self.seeds,
             self.took.as_secs_f64(),
             self.faults,
@@ -155,7 +156,7 @@ pub fn run(
     threads: usize,
     until: Until,
 ) -> anyhow::Result<Campaign> {
-    generate::plan(from, faults)?;
+    generate::plan(from, faults, filter.difference())?;
     let bar = ProgressBar::new(count);
     let style = ProgressStyle::with_template("{bar:30} {pos}/{len} seeds, {per_sec}, {eta} left  {msg}");
     bar.set_style(style.unwrap_or_else(|_| ProgressStyle::default_bar()));
@@ -207,6 +208,7 @@ impl Campaign {
         self.tally.compensated += report.tally.compensated;
         self.tally.stuck += report.tally.stuck;
         self.tally.set_aside += report.tally.set_aside;
+        self.tally.left_alone += report.tally.left_alone;
         self.tally.lost += report.tally.lost;
         self.longest = self.longest.max(report.took);
         if !report.violations.is_empty() {

@@ -8,6 +8,7 @@
 //!   lower one.
 //! - Nothing is sent before the journal has the records that say so and why; no end is told before the journal has it.
 //! - A start key begins one saga, and who asks again gets its answer.
+//! - Of two versions of the module, the older leaves alone what only the newer can read, and counts it.
 //! - In the end nothing is left: no saga, no timer but heartbeats.
 //!
 //! Sagas of a process that was killed need not end: they lived in its memory. What was sent for them is checked all the
@@ -105,6 +106,8 @@ pub enum Rule {
     Outcome,
     /// Nothing is left in the end.
     Left,
+    /// What only the newer of two versions can read the older leaves as it is, and counts.
+    LeftAlone,
 }
 
 /// Whether a rule holds; if not, which, and what in words.
@@ -121,6 +124,8 @@ pub struct Tally {
     pub stuck: u64,
     /// Set aside, as what their owners may have died of.
     pub set_aside: u64,
+    /// Left to a newer version than the run ends on.
+    pub left_alone: u64,
     /// Lost with their process before they had ended.
     pub lost: u64,
 }
@@ -158,6 +163,7 @@ pub fn check(plan: &Plan, outcome: &Outcome) -> (Vec<Violation>, Tally) {
                 view.wrong(Rule::Journaled, format!("client {client} was told {what}"));
             }
             Happening::Durable(saga, what) => view.durable(saga, *what),
+            Happening::NotLeftAlone(what) => view.wrong(Rule::LeftAlone, what.clone()),
             Happening::Unowned(what) => view.wrong(Rule::Owner, what.clone()),
             Happening::Trapped(_, why) if !why.contains("as was ordered") => {
                 view.wrong(Rule::Trap, format!("a VM trapped: {why}"));

@@ -119,6 +119,10 @@ pub struct Faults {
     pub broad_refusals: f64,
     /// A proxy lacks what is to hold requests: the gate of its pair, or the option.
     pub holder_missing: f64,
+
+    /// Only where a run is given a second version of the module: a proxy gets the other version, up to twice; so it does
+    /// where its process is started again, or a new configuration brings new VMs, or one VM is made anew after a trap.
+    pub other_version: f64,
 }
 
 /// The names of the fields, with access to each.
@@ -193,6 +197,9 @@ impl Faults {
         (("holder_missing", |faults| &mut faults.holder_missing), [0.5, 1.0]),
     ];
 
+    /// Nothing without a second version of the module, and drawn only where there is one.
+    const OF_VERSIONS: [Field; 1] = [("other_version", |faults| &mut faults.other_version)];
+
     /// Some of the faults, each at a rate of its own: a few at a time find more than all at once, which leave no saga
     /// alive for long.
     pub fn random(random: &mut Pcg64Mcg) -> Faults {
@@ -265,6 +272,14 @@ impl Faults {
         self
     }
 
+    /// The same, in a run that has two versions of the module.
+    pub fn with_versions(mut self, seed: u64) -> Faults {
+        for (name, field) in Self::OF_VERSIONS {
+            *field(&mut self) = [0.3, 0.6, 1.0][stream_of(seed, name).random_range(0..3)];
+        }
+        self
+    }
+
     /// Reads `name=rate,name=rate`; what is not named is as in `self`. `all=rate` stands for every fault.
     ///
     /// # Errors
@@ -302,6 +317,7 @@ impl Faults {
             .chain(Self::OF_ETCD_UNSURE)
             .chain(Self::OF_REPLICAS)
             .chain(Self::ALONE.into_iter().map(|(field, _)| field))
+            .chain(Self::OF_VERSIONS)
     }
 }
 

@@ -6,11 +6,13 @@ use rand_pcg::Pcg64Mcg;
 use serde_json::{Map, Value as Json, json};
 
 mod alone;
+mod versions;
 
 pub use self::alone::PATH_STATUSES;
 use super::faults::Faults;
 use super::host::Nanos;
 use super::plan::{ClientPlan, MS, Plan, ProxyPlan, SECOND, Succession, Trouble};
+use super::versions::Difference;
 use super::world::MAIN_VMS;
 
 /// When everything heals.
@@ -23,11 +25,12 @@ const FEW: usize = 2;
 /// `limits.max_body` of every configuration.
 const MAX_BODY: usize = 4_096;
 
-/// The plan of a seed. `faults` is as [`Faults::with`] reads it, and overrules what the seed draws.
+/// The plan of a seed. `faults` is as [`Faults::with`] reads it, and overrules what the seed draws. `difference`: there are
+/// two versions of the module.
 ///
 /// # Errors
 /// `faults` cannot be read.
-pub fn plan(seed: u64, faults: &str) -> anyhow::Result<Plan> {
+pub fn plan(seed: u64, faults: &str, difference: Option<&Difference>) -> anyhow::Result<Plan> {
     let mut generator = Generator {
         random: Pcg64Mcg::seed_from_u64(seed ^ 0x5a6a_b0c5),
         of_the_journal: Pcg64Mcg::seed_from_u64(seed ^ 0x10c4_a75e),
@@ -41,9 +44,13 @@ pub fn plan(seed: u64, faults: &str) -> anyhow::Result<Plan> {
     let drawn = drawn.with_journal(&mut generator.of_the_journal, &mut generator.of_owners);
     let mut of_unsure = Pcg64Mcg::seed_from_u64(seed ^ 0x0e7c_d0f5);
     let drawn = drawn.with_etcd(&mut generator.of_etcd, &mut of_unsure, &mut generator.of_replicas);
-    let faults = drawn.with_each_alone(seed).with(faults)?;
-    let mut plan = generator.plan(faults);
+    let drawn = drawn.with_each_alone(seed);
+    let drawn = if difference.is_some() { drawn.with_versions(seed) } else { drawn };
+    let mut plan = generator.plan(drawn.with(faults)?);
     alone::add_to(&mut plan, seed);
+    if let Some(difference) = difference {
+        versions::add_to(&mut plan, seed, difference);
+    }
     Ok(plan)
 }
 
@@ -105,6 +112,7 @@ impl Generator {
             latency,
             faults,
             checks_journal,
+            versions: None,
             heal_at,
         }
     }

@@ -139,6 +139,8 @@ pub enum Happening {
     EndNotJournaled(StreamId, String),
     /// That is in the journal of a saga from now on.
     Durable(String, Durable),
+    /// A VM of the older version has changed what is for the newer one.
+    NotLeftAlone(String),
     /// A saga was taken from an owner that lives, or changed by who does not own it.
     Unowned(String),
     /// A VM has trapped, and why.
@@ -166,6 +168,8 @@ pub struct History {
     pub calls: Vec<CallRecord>,
     /// Sagas that were open in the memory of a process when it was killed.
     pub lost: BTreeSet<String>,
+    /// VMs that run the newer one of two versions.
+    pub newer: BTreeSet<VmId>,
     /// In order.
     pub happenings: Vec<(Nanos, Happening)>,
     hasher: Xxh3,
@@ -254,6 +258,7 @@ impl History {
             Happening::Durable(saga, what) => {
                 ("journal".to_owned(), format!("saga ..{} is durable: {what:?}", last_digits(saga)))
             }
+            Happening::NotLeftAlone(what) => ("journal".to_owned(), what.clone()),
             Happening::Unowned(what) => ("journal".to_owned(), what.clone()),
             Happening::Trapped(vm, why) => (vm_name(*vm), format!("TRAP {why}")),
             Happening::VmGone(vm, why) => (vm_name(*vm), format!("GONE {why}")),

@@ -7,6 +7,7 @@ use serde_json::Value as Json;
 
 use super::etcd::{Entry, Etcd, Lease};
 use super::host::Nanos;
+use super::versions::Difference;
 
 /// So many owners in a row have to die of a saga before it is set aside.
 const OWNERS_OF_A_SUSPECT: u64 = 3;
@@ -136,6 +137,24 @@ pub fn records_in_etcd(etcd: &Etcd, saga: &str) -> Option<Records> {
     let records = keys(etcd, "record").filter(|(key, _)| key.starts_with(&under));
     let records = records.filter_map(|(_, entry)| serde_json::from_slice(&entry.value).ok()).collect();
     Some((head["owner"].as_str()?.to_owned(), head["epoch"].as_u64()?, records))
+}
+
+/// Sagas in etcd that have not ended and that only the newer of two versions can read: they, a record of theirs, or the
+/// definitions with which they began say so.
+pub fn for_newer_in_etcd(etcd: &Etcd, difference: &Difference) -> BTreeSet<String> {
+    let of_newer =
+        |entry: &Entry| serde_json::from_slice(&entry.value).is_ok_and(|value: Json| difference.is_for_newer(&value));
+    let definitions: BTreeSet<String> =
+        keys(etcd, "definitions").filter(|(_, entry)| of_newer(entry)).map(|(hash, _)| hash).collect();
+    let records = keys(etcd, "record").filter(|(_, entry)| of_newer(entry));
+    let by_record: BTreeSet<String> = records.filter_map(|(key, _)| Some(key.split('/').next()?.to_owned())).collect();
+    let open = keys(etcd, "saga").filter(|(saga, entry)| {
+        let head: Json = serde_json::from_slice(&entry.value).unwrap_or_default();
+        let ended = matches!(head["state"].as_str(), Some("completed" | "compensated"));
+        let began_with = head["definitions"].as_str().is_some_and(|hash| definitions.contains(hash));
+        !ended && (difference.is_for_newer(&head) || by_record.contains(saga) || began_with)
+    });
+    open.map(|(saga, _)| saga).collect()
 }
 
 /// What is kept of a saga whose client is told its end.
@@ -276,8 +295,10 @@ pub fn says_compensating(records: &[Json]) -> bool {
 pub enum Durable {
     /// It is being undone.
     Compensating,
-    /// What has become of the transaction of a step.
+    /// What has become of the transaction of a step, and that is known.
     Settled(usize),
+    /// The transaction of a step may have been done. What becomes of it later is durable when [`Durable::Settled`] is.
+    SettledAsUnknown(usize),
     /// It goes on, but somebody should look at it.
     Stuck,
     /// It has ended.
@@ -287,12 +308,31 @@ pub enum Durable {
 /// What records say.
 pub fn durable(records: &[Json]) -> BTreeSet<Durable> {
     let of_change = |change: &Json| {
-        let settled = change["settled"]["step"].as_u64().and_then(|step| usize::try_from(step).ok());
+        let settled = &change["settled"];
+        let is_unknown = !settled["settlement"]["unknown"].is_null();
+        let of_step = if is_unknown { Durable::SettledAsUnknown } else { Durable::Settled };
+        let settled = settled["step"].as_u64().and_then(|step| usize::try_from(step).ok()).map(of_step);
         let compensating = (!change["compensating"].is_null()).then_some(Durable::Compensating);
         let stuck = (!change["stuck"].is_null()).then_some(Durable::Stuck);
-        [settled.map(Durable::Settled), compensating, stuck]
+        [settled, compensating, stuck]
     };
     changes(records).flat_map(of_change).flatten().collect()
+}
+
+/// The saga in a slot of shared data, if it has not ended and only the newer of two versions can read it. `definitions` are
+/// those of its row.
+pub fn for_newer_in_slot(slot: &[u8], definitions: &[u8], difference: &Difference) -> Option<String> {
+    let head = head(slot).filter(|head| head["ended"].is_null())?;
+    let lines = slot.split(|byte| *byte == b'\n').chain([definitions]);
+    let values = lines.filter_map(|line| serde_json::from_slice::<Json>(line).ok());
+    values.into_iter().any(|value| difference.is_for_newer(&value)).then(|| id(&head))
+}
+
+/// Where the definitions are kept with which the saga in a slot of shared data began.
+pub fn definitions_of_slot(slot: &[u8]) -> Vec<u8> {
+    let key = String::from_utf8_lossy(slot);
+    let row = key.split('/').nth(2).unwrap_or_default();
+    format!("sagabox/vm/{row}/configuration").into_bytes()
 }
 
 /// The saga in a slot of shared data and its records; none: it is empty, or of one that has ended.
@@ -303,7 +343,15 @@ pub fn in_slot(value: &[u8]) -> Option<(String, Vec<Json>)> {
 }
 
 fn changes(records: &[Json]) -> impl Iterator<Item = &Json> {
-    records.iter().filter_map(|record| record["changes"].as_array()).flatten()
+    records.iter().filter_map(|record| listed(&record["changes"])).flatten()
+}
+
+/// Another version may have put the list into something else.
+fn listed(changes: &Json) -> Option<&Vec<Json>> {
+    match changes {
+        Json::Object(form) => form.values().next().and_then(Json::as_array),
+        changes => changes.as_array(),
+    }
 }
 
 /// A key as it stands in a request.
@@ -331,4 +379,22 @@ pub fn is_slot(key: &[u8]) -> bool {
     let key = String::from_utf8_lossy(key);
     let parts: Vec<&str> = key.split('/').collect();
     matches!(parts.as_slice(), ["sagabox", "vm", _, "saga", _])
+}
+
+#[cfg(test)]
+mod tests {
+    use serde_json::json;
+
+    use super::*;
+
+    #[test]
+    fn a_step_that_is_known_to_have_succeeded_may_have_settled_as_unknown_before() {
+        let settled = |settlement: Json| json!({"changes": [{"settled": {"step": 1, "settlement": settlement}}]});
+        let unknown = settled(json!({"unknown": {"reason": "no answer"}}));
+        let resolved = settled(json!({"succeeded": {"kept": {}}}));
+        assert_eq!(durable(std::slice::from_ref(&unknown)), [Durable::SettledAsUnknown(1)].into());
+        assert_eq!(durable(&[unknown, resolved]), [Durable::Settled(1), Durable::SettledAsUnknown(1)].into());
+        let rejected = settled(json!({"rejected": {"reason": "no room"}}));
+        assert_eq!(durable(&[rejected]), [Durable::Settled(1)].into());
+    }
 }

@@ -5,6 +5,7 @@ use serde_json::Value as Json;
 use super::faults::Faults;
 use super::history::CallRecord;
 use super::host::{Headers, Nanos};
+use super::versions::Versions;
 use crate::participant::Fault;
 
 /// A millisecond of virtual time.
@@ -35,6 +36,8 @@ pub struct Plan {
     pub faults: Faults,
     /// Whether every call is compared with what the journal has of it.
     pub checks_journal: bool,
+    /// Two versions of the module run; none: one does.
+    pub versions: Option<Versions>,
     /// From then on nothing goes wrong any more, and everything must come to an end.
     pub heal_at: Nanos,
 }
@@ -271,6 +274,15 @@ pub enum Trouble {
         proxy: usize,
         /// Index in [`Plan::configurations`].
         version: usize,
+        /// How the old one gives way to the new one.
+        how: Succession,
+        /// How long the connections of the old one may go on.
+        drain_ns: Nanos,
+    },
+    /// A proxy gets the other version of the module, with the configuration that it has.
+    OtherVersion {
+        /// Which.
+        proxy: usize,
         /// How the old one gives way to the new one.
         how: Succession,
         /// How long the connections of the old one may go on.

@@ -9,6 +9,7 @@ use rand_pcg::Pcg64Mcg;
 
 use super::host::Status;
 use super::journal_view::{self, Kept, Records, Stand};
+use super::versions::Difference;
 
 /// Which VM of a process: an index that is never used again.
 pub type VmIndex = usize;
@@ -47,6 +48,17 @@ struct Conflicts {
     met: u64,
 }
 
+/// A key of a saga that was written.
+#[derive(Debug)]
+pub struct Written {
+    /// Which.
+    pub key: Vec<u8>,
+    /// What was there before.
+    pub before: Vec<u8>,
+    /// What is there.
+    pub value: Vec<u8>,
+}
+
 /// See the module's text.
 #[derive(Debug, Default)]
 pub struct Process {
@@ -58,8 +70,8 @@ pub struct Process {
     clusters: BTreeMap<String, ClusterState>,
     next_token: u32,
     live_vms: BTreeSet<VmIndex>,
-    /// Keys of sagas that were written and nobody has looked at since.
-    written: BTreeSet<Vec<u8>>,
+    /// Keys of sagas that were written and nobody has looked at since, with what was there before.
+    written: BTreeMap<Vec<u8>, Vec<u8>>,
 }
 
 impl Process {
@@ -108,17 +120,18 @@ impl Process {
         }
         self.next_cas = self.next_cas.wrapping_add(1).max(1);
         if journal_view::is_slot(key) {
-            self.written.insert(key.to_vec());
+            let before = self.data.get(key).map(|value| value.bytes.clone()).unwrap_or_default();
+            self.written.entry(key.to_vec()).or_insert(before);
         }
         self.data.insert(key.to_vec(), SharedValue { bytes: bytes.to_vec(), cas: self.next_cas });
         Ok(())
     }
 
-    /// Keys of sagas that were written since the last look at them, with what is there.
-    pub fn take_written(&mut self) -> Vec<(Vec<u8>, Vec<u8>)> {
+    /// Keys of sagas that were written since the last look at them.
+    pub fn take_written(&mut self) -> Vec<Written> {
         let written = std::mem::take(&mut self.written);
         let value = |key: &Vec<u8>| self.data.get(key).map(|value| value.bytes.clone()).unwrap_or_default();
-        written.into_iter().map(|key| (key.clone(), value(&key))).collect()
+        written.into_iter().map(|(key, before)| Written { value: value(&key), key, before }).collect()
     }
 
     /// From now on compare-and-swaps meet a conflict at this rate.
@@ -144,6 +157,18 @@ impl Process {
     /// What is kept of a saga that has not ended.
     pub fn records(&self, saga: &str) -> Option<Records> {
         journal_view::records(self.data.iter().map(|(key, value)| (key.as_slice(), value.bytes.as_slice())), saga)
+    }
+
+    /// Sagas that have not ended and that only the newer of two versions can read.
+    pub fn for_newer(&self, difference: &Difference) -> BTreeSet<String> {
+        let slots = self.data.iter().filter(|(key, _)| journal_view::is_slot(key));
+        slots.filter_map(|(key, value)| self.slot_for_newer(key, &value.bytes, difference)).collect()
+    }
+
+    /// The saga of a slot that holds these bytes, if it has not ended and only the newer of two versions can read it.
+    pub fn slot_for_newer(&self, slot: &[u8], bytes: &[u8], difference: &Difference) -> Option<String> {
+        let definitions = self.shared(&journal_view::definitions_of_slot(slot)).map(|(definitions, _)| definitions);
+        journal_view::for_newer_in_slot(bytes, definitions.unwrap_or_default(), difference)
     }
 
     /// Registers a queue for a root of a VM, which takes it over from whoever had it. Gives its id.

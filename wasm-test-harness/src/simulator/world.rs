@@ -17,6 +17,7 @@ mod journal;
 mod network;
 mod path;
 mod streams;
+mod versions;
 mod vms;
 
 use std::cell::{Cell, RefCell};
@@ -41,6 +42,7 @@ use super::host::{CalloutAnswer, Clock, Nanos};
 use super::participants::Participant;
 use super::plan::{FrontAttempt, MS, Plan, SECOND, Trouble};
 use super::process::{ContextId, Process};
+use super::versions::Age;
 
 /// After healing everything must have come to an end within this time.
 const CONVERGES_WITHIN: Nanos = 120 * SECOND;
@@ -98,6 +100,8 @@ struct Proxy {
     /// The VM of each thread: two of the main thread, then the workers'.
     threads: Vec<usize>,
     version: usize,
+    /// The version of the module that its new VMs get.
+    age: Age,
     up: bool,
     frozen_until: Nanos,
     /// What it has missed while it was frozen, in the order in which it was due.
@@ -105,8 +109,8 @@ struct Proxy {
 }
 
 impl Proxy {
-    fn has_no_open_saga(&self) -> bool {
-        self.process.borrow().kept().open.is_empty()
+    fn has_no_open_saga_but(&self, left: &BTreeSet<String>) -> bool {
+        self.process.borrow().kept().open.iter().all(|saga| left.contains(saga))
     }
 }
 
@@ -229,8 +233,9 @@ impl<'a> World<'a> {
             let ordered = participant.map(|participant| participant.faults.add(fault.clone()));
             assert!(matches!(ordered, Some(Ok(()))), "{fault:?} cannot be ordered");
         }
-        for _ in &self.plan.proxies {
+        for proxy in 0..self.plan.proxies.len() {
             self.proxies.push(Proxy {
+                age: self.first_age(proxy),
                 process: Rc::default(),
                 wall_offset: Rc::default(),
                 slots: Vec::new(),
@@ -396,7 +401,10 @@ impl<'a> World<'a> {
                 self.tell_of(self.plan.participants[index].clone(), "is up");
             }
             Event::EndpointBack(index) => self.set_endpoint(index, true),
-            Event::Starts(proxy) => self.start_proxy(proxy),
+            Event::Starts(proxy) => {
+                self.proxies[proxy].age = self.age_after(self.proxies[proxy].age);
+                self.start_proxy(proxy);
+            }
             Event::Thaws(proxy) => self.thaws(proxy),
             Event::Wakes(vm) => self.wakes(vm),
             Event::Drained { vm, root } => self.drained(vm, root),
@@ -412,6 +420,7 @@ impl<'a> World<'a> {
                     self.faults += proxy.process.borrow_mut().end_conflicts();
                 }
                 self.tell_of("all", "HEALS: from now on nothing goes wrong");
+                self.end_on_one_version();
             }
         }
     }
@@ -461,6 +470,7 @@ impl<'a> World<'a> {
             }
             Trouble::Stall { proxy, thread, for_ns } => self.stall(proxy, thread, for_ns),
             Trouble::Reconfigure { proxy, version, how, drain_ns } => self.reconfigure(proxy, version, how, drain_ns),
+            Trouble::OtherVersion { proxy, how, drain_ns } => self.gets_other_version(proxy, how, drain_ns),
             Trouble::PathAnswers { participant, for_ns, status } => {
                 self.path_begins_to_answer(participant, for_ns, status);
             }

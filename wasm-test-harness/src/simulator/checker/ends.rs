@@ -42,6 +42,8 @@ impl<'a> View<'a> {
         let begins = self.model_of(stream).is_some();
         match told {
             Told::Cut(_) => return Ok(()),
+            // It got the headers, and the VM that was to answer in its place has gone.
+            Told::Application if begins && self.is_held_by_nobody(stream) && self.has_gone(stream) => return Ok(()),
             Told::Application if begins => return Err((Rule::Told, "its request begins a saga".to_owned())),
             Told::Application => return Ok(()),
             Told::Answer { .. } if !begins => return Err((Rule::Told, "its request begins no saga".to_owned())),
@@ -113,6 +115,10 @@ impl<'a> View<'a> {
             }
             other => Err((Rule::Told, format!("{other:?} is no state of a saga"))),
         }
+    }
+
+    fn has_gone(&self, stream: StreamId) -> bool {
+        self.history.streams[stream].vm.is_some_and(|vm| self.gone.contains_key(&vm))
     }
 
     /// Whether the request of a stream has been sent several times, by a proxy in front.
@@ -202,7 +208,11 @@ impl<'a> View<'a> {
         if !outcome.converged {
             self.wrong(Rule::NotConverged, "the run does not come to an end".to_owned());
         }
-        let stuck = self.stuck_for_age();
+        let mut stuck = self.stuck_for_age();
+        stuck.extend(outcome.left_to_newer.iter().cloned());
+        for what in &outcome.not_counted {
+            self.wrong(Rule::LeftAlone, what.clone());
+        }
         let may_stay_open = self.plan.key_lifetime().is_some();
         for (vm, root) in outcome.open_roots.iter().filter(|_| !may_stay_open) {
             self.wrong(Rule::Left, format!("root {root} of {vm:?} has a saga in the end"));
@@ -219,7 +229,10 @@ impl<'a> View<'a> {
         let is_seen = |what: &String| self.sagas.keys().any(|saga| what.contains(saga.as_str()));
         let is_stuck =
             |what: &&String| stuck.iter().any(|saga| what.contains(saga.as_str())) || (may_stay_open && !is_seen(what));
-        let left: Vec<&String> = outcome.left_in_etcd.iter().filter(|what| !is_stuck(what)).collect();
+        // What cannot be read may refer to any.
+        let may_be_used = |what: &&String| !outcome.left_to_newer.is_empty() && what.starts_with("definitions");
+        let left = outcome.left_in_etcd.iter().filter(|what| !is_stuck(what) && !may_be_used(what));
+        let left: Vec<&String> = left.collect();
         for what in left {
             self.wrong(Rule::Left, format!("etcd: {what}"));
         }
@@ -311,7 +324,9 @@ impl<'a> View<'a> {
             *count += 1;
             return Ok(());
         }
-        if completed {
+        if outcome.left_to_newer.contains(id) && saga.told.is_none() {
+            tally.left_alone += 1;
+        } else if completed {
             tally.completed += 1;
         } else if compensated {
             tally.compensated += 1;

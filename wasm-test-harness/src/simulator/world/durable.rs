@@ -6,9 +6,10 @@ use serde_json::Value as Json;
 
 use super::World;
 use crate::simulator::checker::of_saga;
-use crate::simulator::history::{CallId, CallRecord, Happening, StreamId, Told};
+use crate::simulator::history::{CallId, CallRecord, Happening, StreamId, Told, VmId};
 use crate::simulator::host::Nanos;
 use crate::simulator::journal_view::{self, Durable, Stand};
+use crate::simulator::process::Written;
 
 /// What was seen in the journal before.
 #[derive(Default)]
@@ -20,10 +21,12 @@ pub(super) struct Seen {
 }
 
 impl World<'_> {
-    /// A VM of a proxy may have written in shared data.
-    pub(super) fn look_at_shared_data(&mut self, proxy: usize) {
+    /// A VM may have written in shared data.
+    pub(super) fn look_at_shared_data(&mut self, vm: VmId) {
+        let proxy = vm.0;
         let written = self.proxies[proxy].process.borrow_mut().take_written();
-        for (key, value) in written {
+        for Written { key, before, value } in written {
+            self.check_leaves_slot_alone(vm, &key, &before);
             let found = journal_view::in_slot(&value);
             let slot = (proxy, key);
             if let Some(before) = self.seen.slots.remove(&slot)
@@ -106,22 +109,37 @@ impl World<'_> {
         if !journal_view::says_compensating(records) {
             return lacks("the saga compensates".to_owned());
         }
-        if says("settled", step) { None } else { lacks(format!("{step} has settled")) }
+        match says("settled", step) {
+            false => lacks(format!("{step} has settled")),
+            // It may have settled as unknown before.
+            true if self.reads_its_answer(record) && !succeeded(step) => lacks(format!("{step} has succeeded")),
+            true => None,
+        }
     }
 
-    /// The steps that the step of a call names in `after`, in the configuration under which its saga began.
+    /// Whether the compensation of the step of a call cannot be rendered without what the participant has answered.
+    fn reads_its_answer(&self, record: &CallRecord) -> bool {
+        self.step_of(record)["compensation"].to_string().contains("transaction.response")
+    }
+
+    /// The steps that the step of a call names in `after`.
     fn steps_before(&self, record: &CallRecord) -> Vec<String> {
+        let step = self.step_of(record);
+        let after = step["after"].as_array().into_iter().flatten();
+        after.filter_map(Json::as_str).map(str::to_owned).collect()
+    }
+
+    /// The step of a call, in the configuration under which its saga began.
+    fn step_of(&self, record: &CallRecord) -> Json {
         let first = self.history.calls.iter().find(|call| call.header("saga-id") == record.header("saga-id"));
         let begun = self.history.stream_of_request(first.unwrap_or(record));
-        let Some(stream) = begun.map(|stream| &self.history.streams[stream]) else { return Vec::new() };
+        let Some(stream) = begun.map(|stream| &self.history.streams[stream]) else { return Json::Null };
         let named = |list: &Json, name: &str| {
             let found = list.as_array().and_then(|list| list.iter().find(|one| one["name"] == name));
             found.cloned().unwrap_or_default()
         };
         let saga = named(&self.plan.configurations[stream.version]["sagas"], record.header("saga-name"));
-        let step = named(&saga["steps"], record.header("saga-step"));
-        let after = step["after"].as_array().into_iter().flatten();
-        after.filter_map(Json::as_str).map(str::to_owned).collect()
+        named(&saga["steps"], record.header("saga-step"))
     }
 
     /// What is told of a saga that has not ended is what its last acknowledged record says.

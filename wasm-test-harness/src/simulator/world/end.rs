@@ -2,8 +2,8 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 
+use super::World;
 use super::journal::LATEST;
-use super::{Proxy, World};
 use crate::simulator::history::{History, VmId};
 use crate::simulator::host::Nanos;
 use crate::simulator::journal_view::{self, Kept};
@@ -36,6 +36,10 @@ pub struct Outcome {
     pub left_in_etcd: Vec<String>,
     /// Sagas that were set aside in etcd.
     pub set_aside_in_etcd: Vec<String>,
+    /// Sagas that are left to a newer version than the run ends on.
+    pub left_to_newer: BTreeSet<String>,
+    /// Where they are not counted.
+    pub not_counted: Vec<String>,
     /// Roots that had more to do in the end than to show that they live.
     pub restless: Vec<(VmId, ContextId)>,
     /// Events that did not fit their saga, as the filter counts them.
@@ -74,7 +78,7 @@ impl World<'_> {
     pub(super) fn is_over(&mut self) -> bool {
         // One of which a step is too old to be asked for again stays open.
         let may_stay_open = self.plan.key_lifetime().is_some();
-        let has_ended = may_stay_open || self.has_no_open_saga();
+        let has_ended = may_stay_open || self.has_no_open_saga_but(&self.left_to_newer());
         if !self.healed || self.busy > 0 || !has_ended {
             self.quiet = None;
             return false;
@@ -90,11 +94,17 @@ impl World<'_> {
     }
 
     fn has_no_open_saga(&self) -> bool {
-        self.proxies.iter().all(Proxy::has_no_open_saga) && self.journal.has_no_open_saga()
+        self.has_no_open_saga_but(&BTreeSet::new())
+    }
+
+    fn has_no_open_saga_but(&self, left: &BTreeSet<String>) -> bool {
+        self.proxies.iter().all(|proxy| proxy.has_no_open_saga_but(left)) && self.journal.has_no_open_saga_but(left)
     }
 
     pub(super) fn outcome(mut self, converged: bool) -> Outcome {
         let left_in_etcd = self.left_in_etcd();
+        let left_to_newer = self.left_to_newer();
+        let not_counted = self.not_counted(&left_to_newer);
         let open_roots = self.roots_that_do_not_end();
         for proxy in 0..self.proxies.len() {
             self.count_illegal_events(proxy);
@@ -114,6 +124,8 @@ impl World<'_> {
             left_in_etcd,
             set_aside_in_etcd: self.journal.set_aside(),
             restless: restless.collect(),
+            left_to_newer,
+            not_counted,
             illegal_events: self.illegal_events,
             took: self.clock.now(),
             faults: self.faults,

@@ -78,8 +78,8 @@ impl EtcdJournal {
         }
     }
 
-    pub(super) fn has_no_open_saga(&self) -> bool {
-        journal_view::in_etcd(&self.etcd).is_empty()
+    pub(super) fn has_no_open_saga_but(&self, left: &BTreeSet<String>) -> bool {
+        journal_view::in_etcd(&self.etcd).keys().all(|saga| left.contains(saga))
     }
 
     pub(super) fn left(&self) -> Vec<String> {
@@ -180,6 +180,7 @@ impl World<'_> {
         }
         let living = journal_view::living_in_etcd(&self.journal.etcd);
         let before = journal_view::held_in_etcd(&self.journal.etcd);
+        let for_newer = self.only_for_newer_in_etcd(asker.0);
         let unsure = self.etcd_is_unsure();
         let done = unsure.as_ref().is_none_or(|(_, done)| *done);
         let answer = done.then(|| self.journal.etcd.answer(&path, &callout.body, now));
@@ -187,6 +188,8 @@ impl World<'_> {
         let (status, body) = answer.unwrap_or_default();
         let after = journal_view::held_in_etcd(&self.journal.etcd);
         let sagas: BTreeSet<&String> = before.keys().chain(after.keys()).collect();
+        let changed = sagas.iter().copied().filter(|saga| before.get(*saga) != after.get(*saga));
+        self.check_leaves_alone(asker.0, changed, &for_newer);
         for saga in sagas.iter().filter(|saga| before.get(**saga) != after.get(**saga)) {
             self.look_at_etcd(saga);
         }

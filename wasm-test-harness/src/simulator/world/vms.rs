@@ -11,6 +11,7 @@ use crate::simulator::history::{CallRecord, Happening, Told, VmId};
 use crate::simulator::host::{Effect, Host, Nanos};
 use crate::simulator::plan::{MS, SECOND, Succession};
 use crate::simulator::process::{ClusterState, ContextId, Process};
+use crate::simulator::versions::Age;
 use crate::simulator::vm::{Trapped, Vm};
 
 /// The main thread has two VMs: Envoy checks a configuration in one, and serves what is not of a worker from another.
@@ -21,7 +22,9 @@ const RELOAD_BACK_OFF: Nanos = SECOND;
 /// One VM of a proxy, or the place of one that has gone.
 pub(super) struct Slot {
     vm: Option<Box<dyn Vm>>,
+    /// The configuration that new streams get.
     pub(super) version: usize,
+    pub(super) age: Age,
     roots: Vec<Root>,
     /// The roots that new streams get, in the order of the filter chain.
     pub(super) chain: Vec<ContextId>,
@@ -80,7 +83,7 @@ impl World<'_> {
         self.slot(vm).vm = Some(taken);
         let trapped = result.is_err();
         if !self.plan.in_etcd() {
-            self.look_at_shared_data(vm.0);
+            self.look_at_shared_data(vm);
         }
         for effect in effects {
             // What waits for the end of the callback does not happen if that is a trap.
@@ -224,7 +227,8 @@ impl World<'_> {
         if slot.trapped_at.is_some_and(|at| self.now() < at + RELOAD_BACK_OFF) {
             return None;
         }
-        Some(self.start_vm(proxy, thread))
+        let age = self.age_after(self.proxies[proxy].age);
+        Some(self.start_vm(proxy, thread, age))
     }
 
     pub(super) fn start_proxy(&mut self, proxy: usize) {
@@ -238,11 +242,11 @@ impl World<'_> {
         self.proxies[proxy].threads = vec![0; MAIN_VMS + self.plan.proxies[proxy].workers];
         self.tell_of(format!("proxy{proxy}"), "starts");
         for thread in 0..self.proxies[proxy].threads.len() {
-            self.start_vm(proxy, thread);
+            self.start_vm(proxy, thread, self.proxies[proxy].age);
         }
     }
 
-    fn start_vm(&mut self, proxy: usize, thread: usize) -> VmId {
+    fn start_vm(&mut self, proxy: usize, thread: usize, age: Age) -> VmId {
         let vm = (proxy, self.proxies[proxy].slots.len());
         let version = self.proxies[proxy].version;
         let at = &self.proxies[proxy];
@@ -250,7 +254,7 @@ impl World<'_> {
         process.borrow_mut().add_vm(vm.1);
         let seed = self.seed ^ ((proxy as u64 + 1) << 40) ^ ((vm.1 as u64 + 1) << 20);
         let host = Host::new(vm.1, process, Rc::clone(&self.clock), offset, seed);
-        let started = self.filter.start(host);
+        let started = self.filter.start(host, age);
         let (started, trap) = match started {
             Ok(started) => (Some(started), None),
             Err(trap) => (None, Some(trap)),
@@ -258,6 +262,7 @@ impl World<'_> {
         self.proxies[proxy].slots.push(Slot {
             vm: started,
             version,
+            age,
             roots: Vec::new(),
             chain: Vec::new(),
             next_context: 0,
@@ -268,6 +273,7 @@ impl World<'_> {
             missed: VecDeque::new(),
         });
         self.proxies[proxy].threads[thread] = vm.1;
+        self.tell_age(vm, age);
         if let Some(trap) = trap {
             self.trapped(vm, trap);
         }
@@ -277,6 +283,8 @@ impl World<'_> {
 
     /// Makes the roots of a configuration, which new streams get from now on.
     fn configure(&mut self, vm: VmId, version: usize) {
+        let age = self.slot(vm).age;
+        let version = self.configuration_for(age, version);
         let configuration = &self.plan.configurations[version];
         let chain: Vec<Vec<u8>> = if self.plan.proxies[vm.0].gate_pair {
             let mut first = configuration.clone();
@@ -330,8 +338,16 @@ impl World<'_> {
         if !self.proxies[proxy].up {
             return;
         }
-        self.tell_of(format!("proxy{proxy}"), format!("gets configuration {version}: {how:?}"));
         self.proxies[proxy].version = version;
+        if how != Succession::SameVm {
+            self.proxies[proxy].age = self.age_after(self.proxies[proxy].age);
+        }
+        self.replace_vms(proxy, version, how, drain_ns);
+    }
+
+    /// The VMs of a proxy get a configuration, or give way to others that have it.
+    pub(super) fn replace_vms(&mut self, proxy: usize, version: usize, how: Succession, drain_ns: Nanos) {
+        self.tell_of(format!("proxy{proxy}"), format!("gets configuration {version}: {how:?}"));
         for thread in 0..self.proxies[proxy].threads.len() {
             let vm = (proxy, self.proxies[proxy].threads[thread]);
             if !self.slot(vm).is_alive() {
@@ -343,7 +359,7 @@ impl World<'_> {
             } else {
                 self.slot(vm).replaced = true;
                 self.slot(vm).thrown_away = how == Succession::OldVmThrownAway;
-                self.start_vm(proxy, thread);
+                self.start_vm(proxy, thread, self.proxies[proxy].age);
             }
             for root in old {
                 self.schedule(drain_ns, Event::Drained { vm, root });
