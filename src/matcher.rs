@@ -97,34 +97,64 @@ impl Matcher {
 
     /// The parameters of the path, percent-decoded and in its order, if the request begins this saga.
     ///
-    /// `CONNECT` and upgrades never do: they have no end, and a saga begins at the end of a request.
+    /// `CONNECT` and upgrades never do: they have no end, and a saga begins at the end of a request. Nor do what Envoy mirrors,
+    /// of which somebody has the original, and gRPC, whose clients are answered in another way.
     pub fn matches(&self, request: &RequestHead) -> Option<Vec<(String, String)>> {
-        let method_holds = self.method.as_ref().is_none_or(|method| method == request.method);
-        if !method_holds || !self.holds_but_for_the_request_line(request) {
+        let method_holds = match &self.method {
+            Some(method) => method == request.method,
+            None => may_be_any(request.method),
+        };
+        if !method_holds || !self.host_holds(request.host) || !self.headers_hold(request) {
             return None;
         }
         let parameters = self.path.parameters(without_query(request.path))?;
-        (!is_upgrade(request)).then_some(parameters)
+        let begins = !is_upgrade(request) && !is_grpc(request) && !self.is_mirrored(request.host);
+        begins.then_some(parameters)
     }
 
     /// How a request whose path, in its plain form, is the one of this matcher resembles what begins the saga without
     /// beginning it. None: not at all, or it is an upgrade of a `GET`, which answers with no booking.
     fn resemblance(&self, request: &RequestHead) -> Option<Resemblance> {
-        let method_resembles = self.method.as_ref().is_none_or(|method| method.eq_ignore_ascii_case(request.method));
-        if !method_resembles || !self.holds_but_for_the_request_line(request) {
+        let method_resembles = match &self.method {
+            Some(method) => method.eq_ignore_ascii_case(request.method),
+            None => may_be_any(request.method),
+        };
+        let mirrors = without_port(request.host).strip_suffix(MIRRORED);
+        let host_resembles = self.host_holds(request.host) || mirrors.is_some_and(|host| self.host_holds(host));
+        if !method_resembles || !host_resembles || !self.headers_hold(request) {
             return None;
         }
         match is_upgrade(request) {
             true if request.method == "GET" => None,
             true => Some(Resemblance::Upgrade),
+            false if self.is_mirrored(request.host) => Some(Resemblance::Mirrored),
+            false if is_grpc(request) => Some(Resemblance::Grpc),
             false => Some(Resemblance::Spelling(self.request_line())),
         }
     }
 
-    fn holds_but_for_the_request_line(&self, request: &RequestHead) -> bool {
-        let host_holds = self.host.as_ref().is_none_or(|host| without_port(request.host).eq_ignore_ascii_case(host));
-        host_holds && request.method != "CONNECT" && self.headers.iter().all(|header| header.holds(request))
+    fn host_holds(&self, host: &str) -> bool {
+        self.host.as_ref().is_none_or(|own| without_port(host).eq_ignore_ascii_case(own))
     }
+
+    fn headers_hold(&self, request: &RequestHead) -> bool {
+        request.method != "CONNECT" && self.headers.iter().all(|header| header.holds(request))
+    }
+
+    /// Whether Envoy has made the request as a copy of another (`request_mirror_policies`), for all that its host says.
+    fn is_mirrored(&self, host: &str) -> bool {
+        let is_own = self.host.is_some() && self.host_holds(host);
+        without_port(host).ends_with(MIRRORED) && !is_own
+    }
+}
+
+/// What Envoy adds to the host of a request that it mirrors.
+const MIRRORED: &str = "-shadow";
+
+/// Whether a definition that names no method takes this one. `OPTIONS`, `HEAD` and `TRACE` ask about a resource, and the
+/// application answers them; `CONNECT` has no path.
+fn may_be_any(method: &str) -> bool {
+    !["OPTIONS", "HEAD", "TRACE", "CONNECT"].iter().any(|other| other.eq_ignore_ascii_case(method))
 }
 
 impl PathPattern {
@@ -164,6 +194,12 @@ impl HeaderPattern {
             (_, None) => false,
         }
     }
+}
+
+/// What Envoy takes for gRPC, and answers as gRPC, whatever the answer is.
+fn is_grpc(request: &RequestHead) -> bool {
+    let is_grpc = |value: String| value == "application/grpc" || value.starts_with("application/grpc+");
+    (request.header)("content-type").is_some_and(is_grpc)
 }
 
 /// An upgrade as Envoy tells it: `upgrade` is there and `connection` names it.

@@ -21,25 +21,38 @@ pub enum Resemblance {
     Spelling(String),
     /// It asks for an upgrade and is no `GET`.
     Upgrade,
+    /// It is a copy of another request.
+    Mirrored,
+    /// It is gRPC: Envoy would make a gRPC error of the saga's answer, and its client would try again.
+    Grpc,
 }
 
 impl Resemblance {
     /// What the client is told.
     pub fn reply(&self) -> Reply {
-        let (kind, title, detail) = match self {
+        let (status, kind, title, detail) = match self {
             Resemblance::Spelling(expected) => {
                 let detail = format!(
                     "this begins a saga only as {expected}, without other percent-encoding, slashes, dots or \
                      semicolons in its path, and with its method in upper case"
                 );
-                ("spelling", "The request is spelt in another way than its saga", detail)
+                (400, "spelling", "The request is spelt in another way than its saga", detail)
             }
             Resemblance::Upgrade => {
                 let detail = "a request that begins a saga cannot ask for an upgrade".to_owned();
-                ("upgrade", "The request asks for an upgrade", detail)
+                (400, "upgrade", "The request asks for an upgrade", detail)
+            }
+            Resemblance::Mirrored => {
+                let detail =
+                    "its host ends as Envoy ends the host of a request that it mirrors: a saga begins for the original";
+                (400, "mirrored", "The request is a copy of another", detail.to_owned())
+            }
+            Resemblance::Grpc => {
+                let detail = "a request with `content-type: application/grpc` begins no saga".to_owned();
+                (415, "grpc", "The request is gRPC", detail)
             }
         };
-        Problem::new(400, kind, title, detail).into_reply()
+        Problem::new(status, kind, title, detail).into_reply()
     }
 }
 

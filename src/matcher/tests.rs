@@ -261,3 +261,53 @@ fn an_upgrade_resembles_what_begins_a_saga_unless_it_is_a_get() {
         assert_eq!(table.resemblance(&request), resembles.then_some(Resemblance::Upgrade), "{method} {path}");
     }
 }
+
+#[test]
+fn a_matcher_without_a_method_leaves_questions_to_the_application() {
+    let any = MatcherTable::of(vec![of_path(PathPattern::Exact("/trips".to_owned()))]);
+    for method in ["OPTIONS", "HEAD", "TRACE", "CONNECT", "options"] {
+        for path in ["/trips", "/trips/"] {
+            assert_eq!(any.find(&head(method, path, "h")), None, "{method}");
+            assert_eq!(any.resemblance(&head(method, path, "h")), None, "{method}");
+        }
+        let named = Matcher::new(Some(method.to_owned()), PathPattern::Exact("/trips".to_owned()), None, Vec::new());
+        assert_eq!(named.matches(&head(method, "/trips", "h")).is_some(), method != "CONNECT", "{method}");
+    }
+}
+
+#[test]
+fn a_request_that_envoy_mirrors_begins_no_saga() {
+    let exact = || PathPattern::Exact("/trips".to_owned());
+    let any = MatcherTable::of(vec![of_path(exact())]);
+    let of_host = |host: &str| MatcherTable::of(vec![Matcher::new(None, exact(), Some(host.to_owned()), Vec::new())]);
+    for host in ["travel.example-shadow", "travel.example-shadow:8080"] {
+        for table in [&any, &of_host("travel.example")] {
+            assert_eq!(table.find(&head("POST", "/trips", host)), None, "{host}");
+            assert_eq!(table.resemblance(&head("POST", "/trips", host)), Some(Resemblance::Mirrored), "{host}");
+        }
+        // Somebody is called so.
+        assert!(of_host("travel.example-shadow").find(&head("POST", "/trips", host)).is_some(), "{host}");
+        assert_eq!(of_host("other.example").resemblance(&head("POST", "/trips", host)), None, "{host}");
+    }
+    assert!(any.find(&head("POST", "/trips", "shadow")).is_some());
+    assert_eq!(Resemblance::Mirrored.reply().status, 400);
+}
+
+#[test]
+fn what_envoy_takes_for_grpc_is_refused() {
+    let table = MatcherTable::of(vec![of_path(PathPattern::Exact("/trips".to_owned()))]);
+    for (content_type, is_grpc) in [
+        ("application/grpc", true),
+        ("application/grpc+proto", true),
+        ("application/grpc-web", false),
+        ("application/json", false),
+    ] {
+        let header = |name: &str| (name == "content-type").then(|| content_type.to_owned());
+        let request = RequestHead { method: "POST", path: "/trips", host: "h", header: &header };
+        assert_eq!(table.find(&request).is_none(), is_grpc, "{content_type}");
+        if is_grpc {
+            assert_eq!(table.resemblance(&request), Some(Resemblance::Grpc), "{content_type}");
+        }
+    }
+    assert_eq!(Resemblance::Grpc.reply().status, 415);
+}
