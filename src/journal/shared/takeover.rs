@@ -1,6 +1,6 @@
 //! Which VMs are dead, and what becomes of their sagas.
 
-use std::collections::BTreeSet;
+use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 
 use serde::Deserialize;
@@ -36,6 +36,14 @@ pub(super) struct Watched {
     unchanged: u32,
 }
 
+/// What is known of the VMs of this process.
+struct Vms {
+    /// Names of those that live.
+    living: BTreeSet<String>,
+    /// The last beat of each, by name.
+    beats: BTreeMap<String, u64>,
+}
+
 /// A row whose sagas are ours now.
 #[derive(Debug)]
 pub(super) struct TakenRow {
@@ -50,12 +58,12 @@ impl SharedJournal {
         let own = self.own.as_ref().map(|own| own.number);
         let dead: BTreeSet<u32> =
             rows.iter().filter(|(number, row, _)| self.is_dead(*number, row)).map(|row| row.0).collect();
-        let living: BTreeSet<&str> = rows
-            .iter()
-            .filter(|(number, row, _)| row.state == RowState::Serving && !dead.contains(number))
-            .map(|(_, row, _)| row.vm.as_str())
-            .collect();
-        let others = rows.iter().filter(|(number, row, _)| Some(*number) != own && living.contains(row.vm.as_str()));
+        let serving = rows.iter().filter(|(number, row, _)| row.state == RowState::Serving && !dead.contains(number));
+        let vms = Vms {
+            living: serving.map(|(_, row, _)| row.vm.clone()).collect(),
+            beats: rows.iter().map(|(_, row, _)| (row.vm.clone(), row.beat)).collect(),
+        };
+        let others = rows.iter().filter(|(number, row, _)| Some(*number) != own && vms.living.contains(&row.vm));
         let retained = others.clone().fold(Counts::default(), |sum, (_, row, _)| Counts {
             sagas: sum.sagas.saturating_add(row.retained.sagas),
             bytes: sum.bytes.saturating_add(row.retained.bytes),
@@ -64,19 +72,14 @@ impl SharedJournal {
         for (number, row, version) in &rows {
             let abandoned = match &row.state {
                 RowState::Serving => dead.contains(number),
-                RowState::TakenBy(heir) => !living.contains(heir.as_str()),
+                RowState::TakenBy(heir) => !vms.living.contains(heir),
                 RowState::Left => true,
                 RowState::Free => false,
             };
             if !abandoned || Some(*number) == own || planted(Planted::NeverTakenOver) {
                 continue;
             }
-            let owner = match &row.state {
-                RowState::TakenBy(heir) => heir,
-                _ => &row.vm,
-            };
-            let died_at = rows.iter().find(|(_, row, _)| row.vm == *owner).map(|(_, row, _)| row.beat);
-            self.take_row(store, (*number, row.clone(), *version), died_at, tick);
+            self.take_row(store, (*number, row.clone(), *version), &vms, tick);
         }
     }
 
@@ -124,12 +127,13 @@ impl SharedJournal {
         unchanged >= if planted(Planted::TakenOverTooSoon) { 1 } else { DEAD_AFTER_BEATS }
     }
 
-    /// `died_at` is the last beat of whoever had the row until now; none where nobody knows any more.
+    /// Takes over the sagas of a row whose VM is dead, and the row, unless something in it is for others: what this VM holds
+    /// a newer one could not take over.
     fn take_row(
         &mut self,
         store: &mut impl SharedData,
         (number, mut row, version): (u32, Row, Version),
-        died_at: Option<u64>,
+        vms: &Vms,
         tick: &mut News,
     ) {
         if self.own_row(store).is_none() {
@@ -146,19 +150,23 @@ impl SharedJournal {
                 return;
             }
         }
-        row.state = if unused { RowState::Free } else { RowState::TakenBy(self.name()) };
-        // Somebody else was quicker, or the VM lives after all.
-        if store.set_shared(&row_key(number), &row.encode(), Some(version)).is_err() || row.state == RowState::Free {
-            return;
+        let is_shared = has_what_is_of_others(store, number, vms, self.reader);
+        if !is_shared {
+            row.state = if unused { RowState::Free } else { RowState::TakenBy(self.name()) };
+            // Somebody else was quicker, or the VM lives after all.
+            if store.set_shared(&row_key(number), &row.encode(), Some(version)).is_err() || row.state == RowState::Free
+            {
+                return;
+            }
+            log::warn!("the VM {} is dead: its sagas are taken over", row.vm);
         }
-        log::warn!("the VM {} is dead: its sagas are taken over", row.vm);
         let mut taken = TakenRow { open: BTreeSet::new() };
         for slot in 0.. {
             let place = Place { row: number, slot };
             if store.shared(&slot_key(number, slot)).is_none() {
                 break;
             }
-            match self.take_slot(store, place, died_at, tick) {
+            match self.take_slot(store, place, vms, tick) {
                 Taken::Empty => {}
                 Taken::Kept => {
                     taken.open.insert(slot);
@@ -173,6 +181,9 @@ impl SharedJournal {
                 }
             }
         }
+        if is_shared {
+            return;
+        }
         let nothing = taken.open.is_empty();
         self.taken.insert(number, taken);
         if nothing {
@@ -181,7 +192,7 @@ impl SharedJournal {
     }
 
     /// Writes ourselves into a slot.
-    fn take_slot(&mut self, store: &mut impl SharedData, place: Place, died_at: Option<u64>, tick: &mut News) -> Taken {
+    fn take_slot(&mut self, store: &mut impl SharedData, place: Place, vms: &Vms, tick: &mut News) -> Taken {
         let key = slot_key(place.row, place.slot);
         let Some(beat) = self.own.as_ref().map(|own| own.row.beat) else { return Taken::Kept };
         for _ in 0..MAX_TRIES {
@@ -199,7 +210,7 @@ impl SharedJournal {
                     return Taken::Kept;
                 }
             };
-            if slot.head.quarantined.is_some() {
+            if slot.head.quarantined.is_some() || vms.living.contains(&slot.head.owner) {
                 return Taken::Kept;
             }
             match slot.records(self.reader) {
@@ -222,6 +233,7 @@ impl SharedJournal {
                 }
             }
             if let Some(resumed) = head.resumed {
+                let died_at = vms.beats.get(&head.owner);
                 let soon = died_at.is_some_and(|died_at| died_at.wrapping_sub(resumed) < SOON_BEATS);
                 head.suspicion = if soon { head.suspicion.saturating_add(1) } else { 0 };
             }
@@ -325,6 +337,15 @@ enum Taken {
     Ours(Box<Slot>),
     /// It is retained, by us now.
     Ended(Box<Slot>),
+}
+
+/// Whether a row has a saga that only another module can read, or one that a living VM has taken out of it.
+fn has_what_is_of_others(store: &impl SharedData, row: u32, vms: &Vms, reader: Reader) -> bool {
+    let mut slots = (0..).map_while(|slot| store.shared(&slot_key(row, slot))).filter(|(bytes, _)| !bytes.is_empty());
+    slots.any(|(bytes, _)| match Slot::parse(&bytes, reader) {
+        Ok(slot) => vms.living.contains(&slot.head.owner),
+        Err(why) => why.is_for_others(),
+    })
 }
 
 /// The sagas of a row that somebody has to go on with.

@@ -392,7 +392,7 @@ mod tests {
         let settled = |settlement: Json| json!({"changes": [{"settled": {"step": 1, "settlement": settlement}}]});
         let unknown = settled(json!({"unknown": {"reason": "no answer"}}));
         let resolved = settled(json!({"succeeded": {"kept": {}}}));
-        assert_eq!(durable(&[unknown.clone()]), [Durable::SettledAsUnknown(1)].into());
+        assert_eq!(durable(std::slice::from_ref(&unknown)), [Durable::SettledAsUnknown(1)].into());
         assert_eq!(durable(&[unknown, resolved]), [Durable::Settled(1), Durable::SettledAsUnknown(1)].into());
         let rejected = settled(json!({"rejected": {"reason": "no room"}}));
         assert_eq!(durable(&[rejected]), [Durable::Settled(1)].into());
