@@ -314,7 +314,7 @@ impl Journal for EtcdJournal {
 
     fn tick(&mut self, store: &mut impl SharedData, now: Millis) -> News {
         let has_room = self.has_room_beside(0);
-        if self.settings.takes_over && self.lookout.take_turn(store, has_room, now) {
+        if self.settings.takes_over && self.lookout.take_turn(store, self.reader, has_room, now) {
             self.scan.begin();
             self.forget_definitions();
         }

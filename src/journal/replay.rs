@@ -78,6 +78,11 @@ impl Reader {
         Reader { features }
     }
 
+    /// What it knows.
+    pub(super) fn features(self) -> &'static [&'static str] {
+        self.features
+    }
+
     /// Reads a value that says of which version it is, and what it needs.
     pub(super) fn parse<T: DeserializeOwned>(self, bytes: &[u8]) -> Result<T, Unreadable> {
         let Versioned { version, needs } = serde_json::from_slice(bytes).map_err(damaged)?;

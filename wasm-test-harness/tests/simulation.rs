@@ -127,6 +127,14 @@ fn two_versions_at_once_keep_every_rule() {
     panic!("{}\n{campaign}\nto see it again: make simulate SEED={seed} OPTIONS='{options}'", report.show(false));
 }
 
+/// An older VM that lived on had taken over, with what it could read, the row of a saga that it left alone.
+#[test]
+fn a_seed_of_two_versions_that_has_found_something_keeps_every_rule() {
+    let two = shipped().with_tomorrow(&planted());
+    let report = run_seed(&two, 2_292, "keys_forgotten=1,works_long=0.3,other_version=0.3").unwrap();
+    assert!(report.violations.is_empty(), "{}", report.show(false));
+}
+
 #[test]
 fn seeds_that_have_found_something_keep_every_rule() {
     for (seed, journal, what) in NAMED_SEEDS {

@@ -1,8 +1,10 @@
-//! Which VM of a process looks for sagas without owner: one is enough.
+//! Which VM of a process looks for sagas without owner: one is enough of those that can read the same. What needs more than
+//! an older module knows, only a newer one finds.
 
 use serde::{Deserialize, Serialize};
 
 use crate::journal::SharedData;
+use crate::journal::replay::Reader;
 use crate::saga::Millis;
 
 /// Another takes the place of one that has not been seen for so many ticks.
@@ -33,12 +35,23 @@ impl Lookout {
         Lookout { key: format!("sagabox/lookout/{journal}"), name, every_ms, at: 0, beat: 0, seen: None }
     }
 
+    /// Modules that know different features do not stand in for each other.
+    fn key_of(&self, reader: Reader) -> String {
+        reader.features().iter().fold(self.key.clone(), |key, feature| format!("{key}/{feature}"))
+    }
+
     pub(super) fn next_due(&self) -> Millis {
         self.at
     }
 
     /// Takes its turn to look, if it is due and no other VM of the process is the lookout: true where this one is to look. One that has no room for what it finds leaves that to another.
-    pub(super) fn take_turn(&mut self, store: &mut impl SharedData, has_room: bool, now: Millis) -> bool {
+    pub(super) fn take_turn(
+        &mut self,
+        store: &mut impl SharedData,
+        reader: Reader,
+        has_room: bool,
+        now: Millis,
+    ) -> bool {
         if now < self.at {
             return false;
         }
@@ -46,7 +59,8 @@ impl Lookout {
         if !has_room {
             return false;
         }
-        let read = store.shared(&self.key);
+        let key = self.key_of(reader);
+        let read = store.shared(&key);
         let found: Option<Beat> = read.as_ref().and_then(|(bytes, _)| serde_json::from_slice(bytes).ok());
         if let Some(other) = found.filter(|found| found.vm != self.name) {
             let times = self.seen.take().filter(|(seen, _)| *seen == other).map_or(0, |(_, times)| times);
@@ -58,6 +72,6 @@ impl Lookout {
         self.beat = self.beat.wrapping_add(1);
         let ours = serde_json::to_vec(&Beat { vm: self.name.clone(), beat: self.beat }).unwrap_or_default();
         // Two look where both are first: whoever takes a saga over compares.
-        store.set_shared(&self.key, &ours, read.map(|(_, version)| version)).is_ok()
+        store.set_shared(&key, &ours, read.map(|(_, version)| version)).is_ok()
     }
 }

@@ -1,6 +1,6 @@
 //! Which VMs are dead, and what becomes of their sagas.
 
-use std::collections::BTreeSet;
+use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 
 use serde::Deserialize;
@@ -37,17 +37,34 @@ pub(super) struct Watched {
     unchanged: u32,
 }
 
-/// A row whose sagas are ours now.
+/// What is known of the VMs of this process.
+struct Vms {
+    /// Names of those that live.
+    living: BTreeSet<String>,
+    /// The last beat of each, by name.
+    beats: BTreeMap<String, u64>,
+}
+
+/// A row whose sagas are ours now, or some of them.
 #[derive(Debug)]
 pub(super) struct TakenRow {
     /// The row, as it is in shared data if it is still ours: who takes it from us writes that into it first of all.
     written: Vec<u8>,
+    hold: Hold,
     /// Slots that are still in use, of those that were looked at.
     open: BTreeSet<u32>,
     /// The next slot to be looked at; none: all were. There was no room for more sagas.
     next: Option<u32>,
-    /// The last beat of whoever had the row before; none where nobody knows any more.
-    died_at: Option<u64>,
+}
+
+/// What a VM has of a row of the dead.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Hold {
+    /// The row, with all that is in it.
+    Whole,
+    /// Single slots, each by its owner's name: something in the row is for a newer module, or is one's already that lives.
+    /// The row stays as it was left.
+    Slots,
 }
 
 impl TakenRow {
@@ -64,12 +81,12 @@ impl SharedJournal {
         let own = self.own.as_ref().map(|own| own.number);
         let dead: BTreeSet<u32> =
             rows.iter().filter(|(number, row, _)| self.is_dead(*number, row)).map(|row| row.0).collect();
-        let living: BTreeSet<&str> = rows
-            .iter()
-            .filter(|(number, row, _)| row.state == RowState::Serving && !dead.contains(number))
-            .map(|(_, row, _)| row.vm.as_str())
-            .collect();
-        let others = rows.iter().filter(|(number, row, _)| Some(*number) != own && living.contains(row.vm.as_str()));
+        let serving = rows.iter().filter(|(number, row, _)| row.state == RowState::Serving && !dead.contains(number));
+        let vms = Vms {
+            living: serving.map(|(_, row, _)| row.vm.clone()).collect(),
+            beats: rows.iter().map(|(_, row, _)| (row.vm.clone(), row.beat)).collect(),
+        };
+        let others = rows.iter().filter(|(number, row, _)| Some(*number) != own && vms.living.contains(&row.vm));
         let retained = others.clone().fold(Counts::default(), |sum, (_, row, _)| Counts {
             sagas: sum.sagas.saturating_add(row.retained.sagas),
             bytes: sum.bytes.saturating_add(row.retained.bytes),
@@ -78,23 +95,18 @@ impl SharedJournal {
         for (number, row, version) in &rows {
             let abandoned = match &row.state {
                 RowState::Serving => dead.contains(number),
-                RowState::TakenBy(heir) => !living.contains(heir.as_str()),
+                RowState::TakenBy(heir) => !vms.living.contains(heir),
                 RowState::Left => true,
                 RowState::Free => false,
             };
             if !abandoned || Some(*number) == own || planted(Planted::NeverTakenOver) {
                 continue;
             }
-            let owner = match &row.state {
-                RowState::TakenBy(heir) => heir,
-                _ => &row.vm,
-            };
-            let died_at = rows.iter().find(|(_, row, _)| row.vm == *owner).map(|(_, row, _)| row.beat);
-            self.take_row(store, (*number, row.clone(), *version), died_at, tick);
+            self.take_row(store, (*number, row.clone(), *version), &vms, tick);
         }
         let unfinished = self.taken.iter().filter(|(_, taken)| taken.next.is_some()).map(|(number, _)| *number);
         for number in unfinished.collect::<Vec<_>>() {
-            self.take_slots(store, number, tick);
+            self.take_slots(store, number, &vms, tick);
         }
     }
 
@@ -142,12 +154,13 @@ impl SharedJournal {
         unchanged >= if planted(Planted::TakenOverTooSoon) { 1 } else { DEAD_AFTER_BEATS }
     }
 
-    /// `died_at` is the last beat of whoever had the row until now; none where nobody knows any more.
+    /// Takes over the sagas of a row whose VM is dead, and the row, unless something in it is for others: what this VM holds
+    /// a newer one could not take over.
     fn take_row(
         &mut self,
         store: &mut impl SharedData,
         (number, mut row, version): (u32, Row, Version),
-        died_at: Option<u64>,
+        vms: &Vms,
         tick: &mut News,
     ) {
         if self.own_row(store).is_none() {
@@ -161,20 +174,31 @@ impl SharedJournal {
                 return;
             }
         }
-        row.state = if unused { RowState::Free } else { RowState::TakenBy(self.name()) };
-        let written = row.encode();
-        // Somebody else was quicker, or the VM lives after all.
-        if store.set_shared(&row_key(number), &written, Some(version)).is_err() || row.state == RowState::Free {
-            return;
-        }
-        log::warn!("the VM {} is dead: its sagas are taken over", row.vm);
-        self.taken.insert(number, TakenRow { written, open: BTreeSet::new(), next: Some(0), died_at });
+        let hold = if has_what_is_of_others(store, number, vms, self.reader) { Hold::Slots } else { Hold::Whole };
+        let written = match hold {
+            Hold::Slots => match store.shared(&row_key(number)) {
+                Some((bytes, _)) => bytes,
+                None => return,
+            },
+            Hold::Whole => {
+                row.state = if unused { RowState::Free } else { RowState::TakenBy(self.name()) };
+                let written = row.encode();
+                // Somebody else was quicker, or the VM lives after all.
+                if store.set_shared(&row_key(number), &written, Some(version)).is_err() || row.state == RowState::Free {
+                    return;
+                }
+                log::warn!("the VM {} is dead: its sagas are taken over", row.vm);
+                written
+            }
+        };
+        // Of single slots this VM may have some, from the last time it looked.
+        let open = self.places.values().filter(|place| place.row == number).map(|place| place.slot).collect();
+        self.taken.insert(number, TakenRow { written, hold, open, next: Some(0) });
     }
 
     /// Takes the sagas of a row that is ours now, as many as there is room for: the others stay as they are until there is.
-    fn take_slots(&mut self, store: &mut impl SharedData, number: u32, tick: &mut News) {
-        let Some(TakenRow { next: Some(first), died_at, .. }) = self.taken.get(&number) else { return };
-        let (mut next, died_at) = (*first, *died_at);
+    fn take_slots(&mut self, store: &mut impl SharedData, number: u32, vms: &Vms, tick: &mut News) {
+        let Some(mut next) = self.taken.get(&number).and_then(|row| row.next) else { return };
         let definitions = self.definitions_of(store, number);
         let is_all = loop {
             let place = Place { row: number, slot: next };
@@ -183,7 +207,7 @@ impl SharedJournal {
                 log::debug!("there is no room for more sagas of a VM that is dead: they wait");
                 break false;
             }
-            let taken = self.take_slot(store, place, died_at, tick);
+            let taken = self.take_slot(store, place, vms, tick);
             match self.taken.get_mut(&number) {
                 // Others have taken this VM for dead meanwhile.
                 None => return,
@@ -209,7 +233,10 @@ impl SharedJournal {
         let Some(row) = self.taken.get(&number) else {
             return self.own.as_ref().is_some_and(|own| own.number == number) && self.still_lives(store);
         };
-        let has = store.shared(&row_key(number)).is_some_and(|(bytes, _)| bytes == row.written);
+        let (hold, is_as_left) =
+            (row.hold, store.shared(&row_key(number)).is_some_and(|(bytes, _)| bytes == row.written));
+        // Who takes this VM for dead writes its own row first of all.
+        let has = is_as_left && (hold == Hold::Whole || self.still_lives(store));
         if !has {
             self.taken.remove(&number);
             self.lost.extend(self.places.extract_if(|_, place| place.row == number).map(|(saga, _)| saga));
@@ -242,7 +269,7 @@ impl SharedJournal {
     }
 
     /// Writes ourselves into a slot.
-    fn take_slot(&mut self, store: &mut impl SharedData, place: Place, died_at: Option<u64>, tick: &mut News) -> Taken {
+    fn take_slot(&mut self, store: &mut impl SharedData, place: Place, vms: &Vms, tick: &mut News) -> Taken {
         let key = slot_key(place.row, place.slot);
         let Some(beat) = self.own.as_ref().map(|own| own.row.beat) else { return Taken::Kept };
         for _ in 0..MAX_TRIES {
@@ -264,7 +291,7 @@ impl SharedJournal {
                     return Taken::Kept;
                 }
             };
-            if slot.head.quarantined.is_some() {
+            if slot.head.quarantined.is_some() || vms.living.contains(&slot.head.owner) {
                 return Taken::Kept;
             }
             match slot.records(self.reader) {
@@ -287,6 +314,7 @@ impl SharedJournal {
                 }
             }
             if let Some(resumed) = head.resumed {
+                let died_at = vms.beats.get(&head.owner);
                 let soon = died_at.is_some_and(|died_at| died_at.wrapping_sub(resumed) < SOON_BEATS);
                 head.suspicion = if soon { head.suspicion.saturating_add(1) } else { 0 };
             }
@@ -390,6 +418,15 @@ enum Taken {
     Ours(Box<Slot>),
     /// It is retained, by us now.
     Ended(Box<Slot>),
+}
+
+/// Whether a row has a saga that only another module can read, or one that a living VM has taken out of it.
+fn has_what_is_of_others(store: &impl SharedData, row: u32, vms: &Vms, reader: Reader) -> bool {
+    let mut slots = (0..).map_while(|slot| store.shared(&slot_key(row, slot))).filter(|(bytes, _)| !bytes.is_empty());
+    slots.any(|(bytes, _)| match Slot::parse(&bytes, reader) {
+        Ok(slot) => vms.living.contains(&slot.head.owner),
+        Err(why) => why.is_for_others(),
+    })
 }
 
 /// The sagas of a row that somebody has to go on with.

@@ -172,3 +172,20 @@ fn who_asks_again_for_a_saga_that_needs_more_does_not_make_it_one_without_owner(
         assert_eq!(other.count(Counter::LeftAlone), 0, "{change:?}: its owner lives");
     }
 }
+
+#[test]
+fn a_newer_module_takes_over_what_an_older_one_that_lives_on_has_left_alone() {
+    for (kind, key) in [(Kind::Shared, "sagabox/vm/1/saga/0".to_owned()), (Kind::Etcd, format!("sagabox/saga/{BEGUN}"))]
+    {
+        let common = put_back(kind, &changed(kind, &key, 0, Change::Needs));
+        let mut older = heir(kind, &common);
+        let mut newer = Vm::that_knows(&["pivot"], "newer", &common, &configuration(kind), NOW + 80_000);
+        for _ in 0..20 {
+            older.lives(500);
+            newer.lives(500);
+        }
+        let taken = [older.count(Counter::TakenOver), newer.count(Counter::TakenOver)];
+        assert_eq!(taken, [OPEN.len() - 1, 1], "{kind:?}");
+        assert!(newer.calls().iter().all(|(saga, ..)| saga == BEGUN), "{kind:?}: {:?}", newer.calls());
+    }
+}
