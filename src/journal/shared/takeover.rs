@@ -151,8 +151,14 @@ impl SharedJournal {
             }
         }
         let is_shared = has_what_is_of_others(store, number, vms, self.reader);
-        if !is_shared {
-            row.state = if unused { RowState::Free } else { RowState::TakenBy(self.name()) };
+        let state = match (is_shared, unused) {
+            (true, _) => RowState::Left,
+            (false, true) => RowState::Free,
+            (false, false) => RowState::TakenBy(self.name()),
+        };
+        // Also where the row stays for all: its VM, should it live after all, has lost it by that.
+        if row.state != state {
+            row.state = state;
             // Somebody else was quicker, or the VM lives after all.
             if store.set_shared(&row_key(number), &row.encode(), Some(version)).is_err() || row.state == RowState::Free
             {
