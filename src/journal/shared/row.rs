@@ -37,7 +37,7 @@ pub(super) enum RowState {
     Serving,
     /// It was dead. This VM finishes its sagas.
     TakenBy(String),
-    /// It has gone, and has left nothing but sagas that are retained.
+    /// It has gone. Nobody has the row: who can read a saga in it, or retains one, takes that over.
     Left,
     /// No slot is in use.
     Free,

@@ -63,7 +63,7 @@ enum Hold {
     /// The row, with all that is in it.
     Whole,
     /// Single slots, each by its owner's name: something in the row is for a newer module, or is one's already that lives.
-    /// The row stays as it was left.
+    /// The row is nobody's.
     Slots,
 }
 
@@ -175,21 +175,26 @@ impl SharedJournal {
             }
         }
         let hold = if has_what_is_of_others(store, number, vms, self.reader) { Hold::Slots } else { Hold::Whole };
-        let written = match hold {
-            Hold::Slots => match store.shared(&row_key(number)) {
-                Some((bytes, _)) => bytes,
-                None => return,
-            },
-            Hold::Whole => {
-                row.state = if unused { RowState::Free } else { RowState::TakenBy(self.name()) };
-                let written = row.encode();
-                // Somebody else was quicker, or the VM lives after all.
-                if store.set_shared(&row_key(number), &written, Some(version)).is_err() || row.state == RowState::Free {
-                    return;
-                }
-                log::warn!("the VM {} is dead: its sagas are taken over", row.vm);
-                written
+        let state = match hold {
+            Hold::Slots => RowState::Left,
+            Hold::Whole if unused => RowState::Free,
+            Hold::Whole => RowState::TakenBy(self.name()),
+        };
+        let written = if row.state == state {
+            match store.shared(&row_key(number)) {
+                Some((bytes, unchanged)) if unchanged == version => bytes,
+                _ => return,
             }
+        } else {
+            // Also of single slots: the row's VM, should it live after all, has lost it by that.
+            row.state = state;
+            let written = row.encode();
+            // Somebody else was quicker, or the VM lives after all.
+            if store.set_shared(&row_key(number), &written, Some(version)).is_err() || row.state == RowState::Free {
+                return;
+            }
+            log::warn!("the VM {} is dead: its sagas are taken over", row.vm);
+            written
         };
         // Of single slots this VM may have some, from the last time it looked.
         let open = self.places.values().filter(|place| place.row == number).map(|place| place.slot).collect();

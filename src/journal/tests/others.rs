@@ -189,3 +189,27 @@ fn a_newer_module_takes_over_what_an_older_one_that_lives_on_has_left_alone() {
         assert!(newer.calls().iter().all(|(saga, ..)| saga == BEGUN), "{kind:?}: {:?}", newer.calls());
     }
 }
+
+#[test]
+fn a_newer_vm_that_was_only_slow_sends_nothing_for_what_an_older_one_has_taken_over() {
+    let common = put_back(Kind::Shared, &left_by_v1(Kind::Shared));
+    let mut slow = Vm::that_knows(&["pivot"], "slow", &common, &configuration(Kind::Shared), NOW + 60_000);
+    slow.lives(20_000);
+    let row = kept(Kind::Shared, &common).into_iter().find(|(_, value)| value.contains(r#""vm":"slow"#));
+    let row = row.expect("it has a row").0;
+    slow.requests(None, &super::stories::body("first"));
+    let second = slow.requests(None, &super::stories::body("second"));
+    // One of the two needs more than the older one knows.
+    let slot = format!("{row}/saga/0");
+    let (text, version) = common.values.borrow().get(&slot).cloned().expect("it is in the row");
+    let text = String::from_utf8(text).expect("text").replacen(r#""version":2"#, r#""version":2,"needs":["pivot"]"#, 1);
+    common.values.borrow_mut().insert(slot.clone(), (text.clone().into_bytes(), version));
+    let mut older = Vm::new("older", &common, &configuration(Kind::Shared), NOW + 80_000);
+    older.requests(None, &super::stories::body("third"));
+    older.lives(10_000);
+    assert!(older.count(Counter::TakenOver) > 0, "the second goes on");
+    let of_first = String::from_utf8(common.values.borrow()[&slot].0.clone()).expect("text");
+    assert_eq!(of_first, text, "the first stays as it is");
+    slow.lives(1_000);
+    assert_eq!(slow.told(second).map(|told| told.status), Some(504), "it has lost all of its row, and says so");
+}
