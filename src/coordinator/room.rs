@@ -6,7 +6,7 @@
 //!
 //! | what comes | may come while |
 //! | --- | --- |
-//! | a saga that begins | seven eighths of `max_bytes` hold it with what its first calls reserve: those under way get on |
+//! | a saga that begins | seven eighths of `max_bytes` hold it with what its calls reserve: those under way get on |
 //! | a transaction to be sent, a client that waits, an answer of a transaction | `max_bytes` hold it |
 //! | a saga that is taken over | `max_bytes` hold it, or it is the only one |
 //! | a compensation or a resolving transaction to be sent | always |
