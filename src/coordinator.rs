@@ -34,6 +34,7 @@ mod news;
 mod ownership;
 mod repeated;
 mod room;
+mod suspension;
 #[cfg(test)]
 mod tests;
 mod writes;
@@ -41,6 +42,7 @@ mod writes;
 use breadcrumb::{Breadcrumb, Crumb};
 use repeated::Waiting;
 use room::Room;
+use suspension::Suspension;
 
 pub use begin::not_handed_over;
 pub use headers::{HeadersRead, MAX_HEADER_BYTES};
@@ -56,10 +58,9 @@ pub type Client = u32;
 pub trait Host: SharedData {
     /// Milliseconds since the Unix epoch; never goes back.
     fn now(&self) -> Millis;
-    /// Finds out whether the machine may have been suspended since this was asked last: for as long as that took
-    /// [`Host::now`] stood still.
-    fn notice_suspension(&mut self) -> bool {
-        false
+    /// Wall time, in milliseconds since the Unix epoch: goes on while the machine is suspended, and jumps when it is set.
+    fn wall_time(&self) -> Millis {
+        self.now()
     }
     /// Random bytes for the id of a saga.
     fn random(&mut self) -> [u8; 10];
@@ -185,6 +186,7 @@ pub struct Coordinator<J> {
     clients: HashMap<Client, Key>,
     waiting: Waiting,
     breadcrumb: Breadcrumb,
+    suspension: Suspension,
     callouts: HashMap<Token, Callout>,
     due: BTreeSet<(Millis, Key)>,
     next_key: Key,
@@ -208,6 +210,7 @@ impl<J: Journal> Coordinator<J> {
             clients: HashMap::new(),
             waiting: Waiting::default(),
             breadcrumb: Breadcrumb::default(),
+            suspension: Suspension::default(),
             callouts: HashMap::new(),
             due: BTreeSet::new(),
             next_key: 0,
@@ -363,7 +366,7 @@ impl<J: Journal> Coordinator<J> {
 
     fn send(&mut self, host: &mut impl Host, key: Key, call: &OutgoingCall) -> Option<Event> {
         let saga = &self.sagas.get(&key)?.saga;
-        if host.notice_suspension() {
+        if self.suspension.look(host.wall_time(), host.now()) {
             self.journal.doubt_ownership(host.now());
         }
         // A turn may take long, and its thread may stop in it.

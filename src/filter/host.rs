@@ -6,7 +6,7 @@ use std::time::Duration;
 use proxy_wasm::hostcalls;
 use proxy_wasm::types::{MetricType, Status};
 
-use super::clock::Clock;
+use super::clock::{self, Clock};
 use super::memory;
 use super::stream::counted_bytes;
 use crate::coordinator::{Client, Counter, Host, Token};
@@ -64,8 +64,8 @@ impl Host for EnvoyHost {
         self.clock.now()
     }
 
-    fn notice_suspension(&mut self) -> bool {
-        self.clock.notice_suspension()
+    fn wall_time(&self) -> Millis {
+        clock::wall()
     }
 
     fn random(&mut self) -> [u8; 10] {

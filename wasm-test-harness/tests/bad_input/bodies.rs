@@ -46,7 +46,7 @@ async fn a_body_that_does_not_give_what_is_read_is_answered_400_naming_the_expre
         b"\"guest\"",
         b"{\"nights\": 3, \"seat\": \"1A\"}",
         b"\xff\xfe\x00{\"guest\": \"ann\"}",
-        b"{\"guest\": 1e999, \"nights\": 1e999}",
+        b"{\"guest\": 1e, \"nights\": 3}",
         deep.as_bytes(),
     ];
     for mode in BodyMode::ALL {

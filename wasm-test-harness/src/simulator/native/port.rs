@@ -31,6 +31,10 @@ impl CoordinatorHost for Port<'_> {
         self.now
     }
 
+    fn wall_time(&self) -> Millis {
+        self.host.wall_ns() / 1_000_000
+    }
+
     fn random(&mut self) -> [u8; 10] {
         let mut bytes = [0; 10];
         self.host.random(&mut bytes);
