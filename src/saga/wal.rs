@@ -133,7 +133,8 @@ impl Wal {
         let record = Arc::new(Record::new(sequence, changes));
         self.outstanding = Some(Outstanding { record: Arc::clone(&record), up_to: self.made.saturating_sub(left) });
         self.next_sequence = sequence.saturating_add(1);
-        self.unwritten_since = (left > 0).then_some(now);
+        // What is left waits no longer for having been cut off.
+        self.unwritten_since = self.unwritten_since.filter(|_| left > 0);
         Some(record)
     }
 
@@ -223,7 +224,8 @@ mod tests {
         let numbers = [10_000, 70_000, 70_000, 500_000].map(|bytes| wal.push(stuck(bytes), 0));
         let mut sizes = Vec::new();
         for sequence in 4.. {
-            let Some(record) = wal.next_record(bounds, 10) else { break };
+            assert_eq!(wal.next_due(), (sequence < 7).then_some(1_000), "also what was cut off");
+            let Some(record) = wal.next_record(bounds, 1_010) else { break };
             assert_eq!(record.sequence, sequence);
             sizes.push(record.changes.len());
             wal.acknowledged(sequence).unwrap();

@@ -48,7 +48,8 @@ fn bound(yaml: &mut Yaml, limits: &Json, variable: Option<&str>) {
                 json["limits"] = limits.clone();
                 *value = json.to_string().into();
             } else if value.get("role").is_none() {
-                value["limits"] = serde_yaml_ng::to_value(limits).unwrap();
+                // JSON is YAML, too. (Numbers of the one library are none to the other.)
+                value["limits"] = serde_yaml_ng::from_str(&limits.to_string()).unwrap();
             }
         }
     }

@@ -201,7 +201,9 @@ impl<'a> View<'a> {
             return Err((Rule::Pace, format!("comes sooner than {} ms after it was put off", put_off / MS)));
         }
         let slow = self.slow.contains(&record.vm);
-        let late = half.last_ended_at + longest + SLACK + self.frozen(record.vm.0);
+        // What an owner before may have had in flight is awaited before the step is asked again what became of it.
+        let waits_from = half.last_ended_at.max(half.inherited_until);
+        let late = waits_from + longest + SLACK + self.frozen(record.vm.0);
         // It waits as long as the VM does not know that the saga is still its own.
         if half.last_ended_at > 0 && self.now > late && !half.of_owner().is_empty() && !slow && !self.may_miss_etcd {
             return Err((
