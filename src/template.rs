@@ -24,6 +24,7 @@ mod digits;
 mod expression;
 mod functions;
 mod link;
+mod part;
 mod path;
 mod reads;
 mod scan;
@@ -40,9 +41,10 @@ use serde_json::{Map, Value as Json};
 pub use body::{Body, BodyError, BodyTemplate};
 pub use body_kind::{BodyKind, FORM};
 pub use expression::Expression;
+pub use part::Place;
 pub use reads::Reads;
 pub use scope::Scope;
-pub use text::{Place, Template};
+pub use text::Template;
 
 /// What an evaluation reads, as built by [`crate::facts`]. What is `None` is "not there".
 #[derive(Clone, Copy, Debug, Default)]

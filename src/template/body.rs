@@ -6,7 +6,7 @@ use percent_encoding::utf8_percent_encode;
 use serde_json::{Map, Value as Json};
 
 use super::body_kind::{BodyKind, FORM, JSON};
-use super::text::{ENCODED, Mark, Part, parts};
+use super::part::{ENCODED, Mark, Part, parts};
 use super::text_body::TextBody;
 use super::{Expression, Facts, Fault, Place, Reads, RenderError, Scope, Template, TemplateError, shortened};
 

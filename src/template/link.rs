@@ -2,8 +2,6 @@
 
 use percent_encoding::percent_decode_str;
 
-use super::path::is_path;
-
 /// Which part of a link.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum LinkPart {
@@ -35,6 +33,11 @@ pub(super) fn part(link: &str, part: LinkPart, takes_query: bool) -> Result<&str
     check_characters(path)?;
     check_segments(path)?;
     Ok(path)
+}
+
+/// The characters of RFC 3986 for paths and queries, and `[]`, which queries hold in practice.
+pub(super) fn is_path(c: char) -> bool {
+    c.is_ascii_alphanumeric() || "-._~!$&'()*+,;=:@/?%[]".contains(c)
 }
 
 /// Whether each `%` stands before two hexadecimal digits.

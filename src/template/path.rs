@@ -3,7 +3,7 @@
 use percent_encoding::utf8_percent_encode;
 
 use super::link::{self, LinkPart};
-use super::text::{ENCODED, Mark, Part};
+use super::part::{ENCODED, Mark, Part};
 use super::{Expression, Facts, Fault, RenderError};
 
 /// The path, with its query.
@@ -69,11 +69,6 @@ pub(super) fn check(parts: &[Part]) -> Result<(), Fault> {
         }
     }
     segments.end().map_err(dots)
-}
-
-/// The characters of RFC 3986 for paths and queries, and `[]`, which queries hold in practice.
-pub(super) fn is_path(c: char) -> bool {
-    c.is_ascii_alphanumeric() || "-._~!$&'()*+,;=:@/?%[]".contains(c)
 }
 
 /// Watches the segments of a path while it is put together: a value must not make one that means another resource.

@@ -15,7 +15,7 @@ use percent_encoding::utf8_percent_encode;
 use serde_json::Value as Json;
 
 use super::body_kind::BodyKind;
-use super::text::{ENCODED, Mark, Part, parts};
+use super::part::{ENCODED, Mark, Part, parts};
 use super::{Expression, Facts, Fault, Place, RenderError, Scope, TemplateError};
 
 /// See the module's text.
