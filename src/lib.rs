@@ -16,12 +16,14 @@
 //! | [`matcher`] | which saga a request begins |
 //! | [`facts`] | what expressions can read of requests and responses, as JSON |
 //! | [`template`] | CEL expressions and `${...}` templates |
+//! | [`answer`] | what clients are answered: its form |
 //! | [`saga`] | the saga itself: states, steps, retries, compensations, records |
 //! | [`journal`] | where sagas are kept, so that they outlive their VM; start keys |
 //! | [`hold`] | who holds a request while its saga runs |
 //! | [`coordinator`] | the sagas of one VM, their timers, callouts and clients |
 //! | [`planted`] | faults for the simulation to find; not in what ships |
 
+pub mod answer;
 pub mod config;
 pub mod coordinator;
 pub mod definition;

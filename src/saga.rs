@@ -24,7 +24,6 @@ use crate::definition::{Call, Definition, Step, StepIndex};
 use crate::planted::{Planted, planted};
 use crate::template::Facts;
 
-mod answer;
 mod attempt_result;
 mod attempts;
 mod backward;
@@ -49,7 +48,7 @@ mod tests;
 #[cfg(test)]
 pub(crate) use tests::definitions as definitions_for_tests;
 
-pub use answer::{Problem, Reply};
+pub use crate::answer::{Problem, Reply};
 pub use attempt_result::{AttemptResult, DispatchRefusal};
 use attempts::Runtime;
 pub use begin::{Begin, BeginRefused};

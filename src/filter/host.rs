@@ -8,7 +8,6 @@ use proxy_wasm::types::{MetricType, Status};
 
 use super::clock::{self, Clock};
 use super::memory;
-use super::stream::counted_bytes;
 use crate::coordinator::{Client, Counter, Host, Token};
 use crate::journal::{Conflict, JournalCall, SharedData, Version};
 use crate::planted::{Planted, planted};
@@ -133,4 +132,10 @@ pub(super) fn send(reply: &Reply) {
     if let Err(status) = hostcalls::send_http_response(u32::from(reply.status), headers, body) {
         log::warn!("an answer of {} was not sent: {status:?}", reply.status);
     }
+}
+
+/// What Envoy has received of the request of the stream that is effective, in bytes: its headers, and its body so far.
+pub(super) fn counted_bytes() -> Option<u64> {
+    let bytes = hostcalls::get_property(vec!["request", "total_size"]).ok().flatten()?;
+    u64::try_from(i64::from_le_bytes(bytes.try_into().ok()?)).ok()
 }

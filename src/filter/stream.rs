@@ -8,7 +8,7 @@ use proxy_wasm::traits::{Context, HttpContext};
 use proxy_wasm::types::{Action, BufferType, MapType};
 
 use super::gate::{hold_state, set_hold_state};
-use super::host::send;
+use super::host::{counted_bytes, send};
 use super::inbox::{Inbox, Message};
 use crate::coordinator::{HeadersRead, MatchedRequest, not_handed_over, too_large};
 use crate::definition::Definition;
@@ -300,12 +300,6 @@ fn request(begins: &Begins) -> Result<ClientRequest, Reply> {
 /// Whether a gate holds the stream that is effective.
 fn is_held() -> bool {
     hold_state() == Ok(Some(HoldState::Held))
-}
-
-/// What Envoy has received of the request of the stream that is effective, in bytes: its headers, and its body so far.
-pub(super) fn counted_bytes() -> Option<u64> {
-    let bytes = hostcalls::get_property(vec!["request", "total_size"]).ok().flatten()?;
-    u64::try_from(i64::from_le_bytes(bytes.try_into().ok()?)).ok()
 }
 
 /// Everything of the body so far: while the callback pauses, Envoy keeps it.

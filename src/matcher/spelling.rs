@@ -9,7 +9,7 @@ use std::borrow::Cow;
 use percent_encoding::percent_decode_str;
 
 use super::{Matcher, PathPattern, Segment, without_query};
-use crate::saga::{Problem, Reply};
+use crate::answer::{Problem, Reply};
 
 /// How often a path may be encoded on top of itself.
 const MOST_DECODINGS: usize = 4;

@@ -7,10 +7,10 @@
 use serde::{Deserialize, Serialize};
 use serde_json::{Map, Value as Json};
 
-use super::answer::Reply;
 use super::call::Request;
 use super::state::{IllegalTransition, SagaState, StepState};
 use super::{Millis, SagaId};
+use crate::answer::Reply;
 use crate::definition::StepIndex;
 use crate::planted::{Planted, planted, tomorrow};
 

@@ -2,9 +2,9 @@
 
 use serde_json::{Map, Value as Json, json};
 
-use super::answer::{Problem, Reply};
 use super::record::{Cause, Change, length};
 use super::{Action, CLIENT_GRACE_MS, Millis, Report, Saga, SagaState, Told};
+use crate::answer::{Problem, Reply};
 use crate::definition::ReplyTemplate;
 use crate::planted::{Planted, planted};
 use crate::template::{Facts, RenderError};

@@ -11,8 +11,7 @@ use cel::common::types::{CelBool, CelBytes, CelList, CelMap, CelOptional, CelStr
 use cel::common::value::{CowVal, StaticVal, Val};
 use cel::context::VariableResolver;
 
-use super::check::lookup_index;
-use super::steps::{ROOM, STEP};
+use super::steps::{ROOM, STEP, lookup_index};
 
 /// Most steps that the macros of one evaluation may take together.
 pub(super) const MAX_STEPS: i64 = 10_000;

@@ -42,11 +42,6 @@ pub(super) fn check(tree: IdedExpr, scope: &Scope) -> Result<Checked, Fault> {
     Ok(Checked { tree, lookups: check.lookups, reads: check.reads, iterates: check.iterates })
 }
 
-/// The variable of a look-up.
-pub(super) fn lookup_index(variable: &str) -> Option<usize> {
-    variable.strip_prefix('@')?.parse().ok()
-}
-
 struct Check<'a> {
     scope: &'a Scope,
     /// The variables of the macros around.

@@ -9,8 +9,9 @@ use cel::{Context, ExecutionError, Value};
 use serde_json::{Map, Value as Json};
 
 use super::budget::{Budget, MAX_STEPS};
-use super::check::{Checked, Lookup, check, lookup_index};
+use super::check::{Checked, Lookup, check};
 use super::functions::ENVIRONMENT;
+use super::steps::lookup_index;
 use super::{Facts, Fault, Reads, RenderError, Scope, TemplateError, scan, value};
 
 /// A CEL expression that may be evaluated any number of times.

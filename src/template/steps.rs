@@ -12,6 +12,11 @@ pub(super) const STEP: &str = "@step";
 /// The variable that holds the room that is left for what macros copy.
 pub(super) const ROOM: &str = "@room";
 
+/// The look-up whose variable this is.
+pub(super) fn lookup_index(variable: &str) -> Option<usize> {
+    variable.strip_prefix('@')?.parse().ok()
+}
+
 /// A macro's step that asks for `@step` before anything of the user's own is evaluated. The shapes of the standard
 /// macros stay what they are, as `cel` knows them: it would copy the list at every step otherwise.
 pub(super) fn counted(mut step: IdedExpr) -> IdedExpr {

@@ -6,19 +6,11 @@
 
 use std::collections::BTreeMap;
 
-use serde::{Deserialize, Serialize};
-
-use super::{Place, SharedJournal, index, row::slot_key};
+use super::row::{Counts, slot_key};
+use super::{Place, SharedJournal, index};
 use crate::definition::Retained as Bounds;
 use crate::journal::{SharedData, StartKey};
 use crate::saga::Millis;
-
-/// How many sagas a VM retains, and how large they are.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
-pub(super) struct Counts {
-    pub(super) sagas: usize,
-    pub(super) bytes: usize,
-}
 
 /// The sagas that one VM retains.
 #[derive(Debug, Default)]

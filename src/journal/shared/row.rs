@@ -5,12 +5,18 @@
 
 use serde::{Deserialize, Serialize};
 
-use super::retained::Counts;
 use crate::journal::replay::{Reader, Unreadable};
 use crate::saga::record::RECORD_VERSION;
 
 /// Shared data is one map for every module without a `vm_id`, other people's included.
 const PREFIX: &str = "sagabox";
+
+/// How many sagas a VM retains, and how large they are.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub(super) struct Counts {
+    pub(super) sagas: usize,
+    pub(super) bytes: usize,
+}
 
 /// A row, as it is kept. Only its VM writes it while that lives.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]

@@ -5,8 +5,7 @@ use std::sync::Arc;
 
 use serde::Deserialize;
 
-use super::retained::Counts;
-use super::row::{Row, RowState, configuration_key, row_key, slot_key};
+use super::row::{Counts, Row, RowState, configuration_key, row_key, slot_key};
 use super::slot::Slot;
 use super::{MAX_ROWS, MAX_TRIES, Place, SharedJournal, index};
 use crate::definition::Definition;

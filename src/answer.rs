@@ -77,7 +77,7 @@ impl Reply {
     }
 
     /// Removes a body from an answer that must have none: to a proxy, one after 204 or 304 is the next answer.
-    pub(super) fn without_forbidden_body(mut self) -> Reply {
+    pub(crate) fn without_forbidden_body(mut self) -> Reply {
         if matches!(self.status, 204 | 205 | 304) {
             self.body = None;
             self.headers.retain(|(name, _)| name != "content-type");
