@@ -193,9 +193,11 @@ async fn an_etcd_whose_quota_is_exceeded_answers_writes_with_an_error() {
     };
     assert!(error.contains("429") && error.contains("database space exceeded"), "{error}");
     assert!(written > 0, "not even the first fits");
-    // What is there can be read and deleted; and so it stays, deletions and restarts or not.
-    assert_eq!(keys(&etcd, "k/").await.len(), written);
+    // What is there can be read and deleted; and so it stays, deletions and restarts or not. What was refused may have been
+    // done all the same: etcd looks before it proposes a write, and once more after it has done it.
+    let there = keys(&etcd, "k/").await.len();
+    assert!((written..=written + 1).contains(&there), "{there} of {written}");
     etcd.restart().await.unwrap();
-    assert_eq!(usize::try_from(etcd.delete("k/").await.unwrap()).unwrap(), written);
+    assert_eq!(usize::try_from(etcd.delete("k/").await.unwrap()).unwrap(), there);
     assert!(etcd.put("k", "small").await.unwrap_err().to_string().contains("database space exceeded"));
 }
