@@ -104,8 +104,9 @@ const MAX_DEPTH: usize = 100;
 pub(crate) fn body(bytes: &[u8], is_json: bool) -> Json {
     let bytes = bytes.strip_prefix(BYTE_ORDER_MARK).unwrap_or(bytes);
     let has_members = matches!(bytes.trim_ascii_start().first(), Some(b'{' | b'['));
-    let json = Some(bytes).filter(|bytes| (is_json || has_members) && !has_number_token(bytes));
-    let json = json.and_then(|bytes| serde_json::from_slice(bytes).ok()).filter(|json| !is_deeper(json, MAX_DEPTH));
+    let json = Some(bytes).filter(|_| is_json || has_members);
+    let json = json.and_then(|bytes| serde_json::from_slice(bytes).ok());
+    let json = json.filter(|json| !is_deeper(json, MAX_DEPTH) && !has_number_token(json));
     json.unwrap_or_else(|| Json::String(String::from_utf8_lossy(bytes).into_owned()))
 }
 
@@ -126,9 +127,13 @@ fn is_json(headers: &[(String, Vec<u8>)]) -> bool {
 /// whoever wrote it.
 pub(crate) const NUMBER_TOKEN: &str = "$serde_json::private::Number";
 
-fn has_number_token(bytes: &[u8]) -> bool {
-    // Few bodies hold a `$` at all.
-    bytes.contains(&b'$') && bytes.windows(NUMBER_TOKEN.len()).any(|window| window == NUMBER_TOKEN.as_bytes())
+/// Whether a name in it is that: written down, the tree could not be read again.
+fn has_number_token(json: &Json) -> bool {
+    match json {
+        Json::Array(values) => values.iter().any(has_number_token),
+        Json::Object(members) => members.contains_key(NUMBER_TOKEN) || members.values().any(has_number_token),
+        _ => false,
+    }
 }
 
 fn is_deeper(json: &Json, levels: usize) -> bool {

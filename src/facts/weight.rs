@@ -141,7 +141,8 @@ impl<'de> Visitor<'de> for Value<'_> {
     fn visit_map<A: MapAccess<'de>>(self, mut members: A) -> Result<(), A::Error> {
         let mut count = 0_usize;
         while let Some(name) = members.next_key_seed(Name(self.0))? {
-            if name == Kind::Number {
+            // Only there does the parser take it for that.
+            if name == Kind::Number && count == 0 {
                 return self.0.add_text(&members.next_value::<String>()?);
             }
             count = count.saturating_add(1);
