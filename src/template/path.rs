@@ -125,7 +125,8 @@ impl<'a> Segments<'a> {
         }
         // A literal `%2e` means a dot as well; a value cannot bring one.
         let plain = self.segment.replace("%2e", ".").replace("%2E", ".");
-        match plain.as_str() {
+        // Behind a literal `;` stand parameters of the segment.
+        match plain.split(';').next().unwrap_or_default() {
             "" if self.by.is_some() && !self.may_be_empty => Err("gives an empty segment of the path"),
             "." | ".." if self.by.is_some() || self.refuse_literal_dots => {
                 Err("gives a segment `.` or `..` of the path")

@@ -35,6 +35,7 @@ fn segments_are_judged_as_they_come_out() {
         "/x/.${request.body}",
         "/%2e${request.body}",
         "/${request.body}%2E/",
+        "/${request.body};v=1",
     ] {
         assert!(with_value(source, Place::Path, ".").is_err(), "{source}");
     }
