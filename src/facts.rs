@@ -106,7 +106,7 @@ pub(crate) fn body(bytes: &[u8], is_json: bool) -> Json {
     let has_members = matches!(bytes.trim_ascii_start().first(), Some(b'{' | b'['));
     let json = Some(bytes).filter(|_| is_json || has_members);
     let json = json.and_then(|bytes| serde_json::from_slice(bytes).ok());
-    let json = json.filter(|json| !is_deeper(json, MAX_DEPTH) && !has_number_token(json));
+    let json = json.filter(|json| can_be_read_again(json, MAX_DEPTH));
     json.unwrap_or_else(|| Json::String(String::from_utf8_lossy(bytes).into_owned()))
 }
 
@@ -127,21 +127,14 @@ fn is_json(headers: &[(String, Vec<u8>)]) -> bool {
 /// whoever wrote it.
 pub(crate) const NUMBER_TOKEN: &str = "$serde_json::private::Number";
 
-/// Whether a name in it is that: written down, the tree could not be read again.
-fn has_number_token(json: &Json) -> bool {
+/// Whether a tree can be read again once it is written down: it has at most so many levels, and no name in it means something
+/// else to the parser.
+fn can_be_read_again(json: &Json, levels: usize) -> bool {
+    let inner = |inner: &Json| can_be_read_again(inner, levels.saturating_sub(1));
     match json {
-        Json::Array(values) => values.iter().any(has_number_token),
-        Json::Object(members) => members.contains_key(NUMBER_TOKEN) || members.values().any(has_number_token),
-        _ => false,
-    }
-}
-
-fn is_deeper(json: &Json, levels: usize) -> bool {
-    let deeper = |inner: &Json| is_deeper(inner, levels.saturating_sub(1));
-    match json {
-        Json::Array(values) => levels == 0 || values.iter().any(deeper),
-        Json::Object(members) => levels == 0 || members.values().any(deeper),
-        _ => false,
+        Json::Array(values) => levels > 0 && values.iter().all(inner),
+        Json::Object(members) => levels > 0 && !members.contains_key(NUMBER_TOKEN) && members.values().all(inner),
+        _ => true,
     }
 }
 

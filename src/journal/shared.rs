@@ -130,13 +130,13 @@ impl SharedJournal {
         for _ in 0..MAX_TRIES {
             let lost = planted(Planted::BegunInLostRow);
             if !lost {
-                self.still_lives(store);
+                self.confirm_own_row(store);
             }
             slot.head.owner = self.name();
             let Some((place, read)) = self.free_place(store) else { continue };
             if store.set_shared(&slot_key(place.row, place.slot), &slot.encode(), read).is_err() {
                 self.release(store, place);
-            } else if lost || self.still_lives(store) {
+            } else if lost || self.confirm_own_row(store) {
                 return self.begun(store, entry, place, &slot);
             } else if !empty(store, place, &slot) {
                 return Acknowledgement::Lost;
@@ -266,8 +266,8 @@ impl Journal for SharedJournal {
 
     fn owns(&mut self, store: &mut impl SharedData, saga: &str, _now: Millis) -> Ownership {
         // Its row may be one that this VM has taken over: that can be taken from it while its own is not.
-        let place = if self.still_lives(store) { self.places.get(saga).copied() } else { None };
-        let ours = place.is_some_and(|place| self.still_has(store, place.row));
+        let place = if self.confirm_own_row(store) { self.places.get(saga).copied() } else { None };
+        let ours = place.is_some_and(|place| self.confirm_row(store, place.row));
         if ours { Ownership::Ours } else { Ownership::Lost }
     }
 

@@ -155,7 +155,7 @@ impl EtcdJournal {
                 left.push_back(queued);
                 break;
             }
-            self.is_sent(&queued.wish, true);
+            self.mark_sent(&queued.wish, true);
             let queued = Queued { incarnation: self.session.incarnation(), ..queued };
             bundle.add(queued, room, Request::Txn(txn), bytes, start);
         }
@@ -215,7 +215,7 @@ impl EtcdJournal {
         self.queue.under_way = self.queue.under_way.saturating_sub(1);
         for queued in &group {
             if !self.is_stale(queued) {
-                self.is_sent(&queued.wish, false);
+                self.mark_sent(&queued.wish, false);
             }
         }
         // What one write or look finds was small enough to be written: alone, only a takeover has an answer that is too large.
@@ -311,7 +311,7 @@ impl EtcdJournal {
     /// Tries the same once more after a while.
     fn again(&mut self, queued: Queued, may_be_done: bool, now: Millis) {
         if let Wish::Write(saga) = &queued.wish
-            && (self.is_stale(&queued) || (may_be_done && !self.may_be_written(saga)))
+            && (self.is_stale(&queued) || (may_be_done && !self.mark_in_doubt(saga)))
         {
             return;
         }

@@ -162,7 +162,7 @@ impl EtcdJournal {
 
     pub(super) fn take_txn(&mut self, candidate: &Candidate) -> Readiness {
         let Some(registered) = self.session.registered() else { return Readiness::NotYet };
-        match self.has_definitions(&candidate.head.definitions) {
+        match self.look_up_definitions(&candidate.head.definitions) {
             None => return Readiness::NotYet,
             // It is taken over to be set aside.
             Some(Ok(_) | Err(NoDefinitions::Gone(_))) => {}
@@ -254,8 +254,8 @@ impl EtcdJournal {
         }
     }
 
-    /// Definitions, or why they cannot be read. None: they are being read.
-    fn has_definitions(&mut self, hash: &str) -> Option<Definitions> {
+    /// Gives definitions, or why they cannot be read. None: they are being read, from now on if nobody did before.
+    fn look_up_definitions(&mut self, hash: &str) -> Option<Definitions> {
         let (own, text) = &self.definitions;
         if hash == own || planted(Planted::ResumedUnderOwnDefinition) {
             let entry = self.takeovers.definitions.entry(own.clone());

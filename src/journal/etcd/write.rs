@@ -267,15 +267,15 @@ impl EtcdJournal {
     }
 
     /// A record has gone into a transaction, or come out of it.
-    pub(super) fn is_sent(&mut self, wish: &Wish, is_sent: bool) {
+    pub(super) fn mark_sent(&mut self, wish: &Wish, is_sent: bool) {
         let Wish::Write(saga) = wish else { return };
         if let Some(pending) = self.sagas.get_mut(saga).and_then(|kept| kept.pending.as_mut()) {
             pending.is_sent = is_sent;
         }
     }
 
-    /// Its last transaction may be in etcd. False: there is nothing to be written any more.
-    pub(super) fn may_be_written(&mut self, saga: &str) -> bool {
+    /// Notes that its last transaction may be in etcd. False: there is nothing to be written any more.
+    pub(super) fn mark_in_doubt(&mut self, saga: &str) -> bool {
         let Some(kept) = self.sagas.get_mut(saga) else { return false };
         let Some(pending) = &mut kept.pending else { return false };
         if pending.is_looked_for {

@@ -76,7 +76,7 @@ impl SharedJournal {
     }
 
     /// Whether nobody has taken this VM for dead. Whoever does so writes that into its row first of all.
-    pub(super) fn still_lives(&mut self, store: &impl SharedData) -> bool {
+    pub(super) fn confirm_own_row(&mut self, store: &impl SharedData) -> bool {
         let Some(own) = &self.own else { return true };
         let lives = store.shared(&row_key(own.number)).is_some_and(|(bytes, _)| bytes == own.written);
         if !lives {

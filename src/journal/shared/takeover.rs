@@ -79,7 +79,7 @@ impl SharedJournal {
         let rows = self.rows(store, tick);
         let own = self.own.as_ref().map(|own| own.number);
         let dead: BTreeSet<u32> =
-            rows.iter().filter(|(number, row, _)| self.is_dead(*number, row)).map(|row| row.0).collect();
+            rows.iter().filter(|(number, row, _)| self.watch_vm(*number, row)).map(|row| row.0).collect();
         let serving = rows.iter().filter(|(number, row, _)| row.state == RowState::Serving && !dead.contains(number));
         let vms = Vms {
             living: serving.map(|(_, row, _)| row.vm.clone()).collect(),
@@ -118,7 +118,7 @@ impl SharedJournal {
                 Ok(row) => rows.push((number, row, version)),
                 // It is for a VM that knows more. As long as whoever wrote it lives, it changes.
                 Err(why) if why.is_for_others() => {
-                    if self.is_unchanged(number, &String::from_utf8_lossy(&bytes), 0) {
+                    if self.watch_row(number, &String::from_utf8_lossy(&bytes), 0) {
                         self.leave_alone(&row_key(number), &why.to_string(), tick);
                     }
                 }
@@ -136,17 +136,17 @@ impl SharedJournal {
         }
     }
 
-    /// Also remembers what was seen.
-    fn is_dead(&mut self, number: u32, row: &Row) -> bool {
+    /// Looks at a VM's row once more: true if the VM is dead. Remembers what was seen.
+    fn watch_vm(&mut self, number: u32, row: &Row) -> bool {
         if row.state != RowState::Serving || self.own.as_ref().is_some_and(|own| own.number == number) {
             self.watched.remove(&number);
             return false;
         }
-        self.is_unchanged(number, &row.vm, row.beat)
+        self.watch_row(number, &row.vm, row.beat)
     }
 
     /// Whether a row has been like this for so long that its VM is dead. Also remembers what was seen.
-    fn is_unchanged(&mut self, number: u32, vm: &str, beat: u64) -> bool {
+    fn watch_row(&mut self, number: u32, vm: &str, beat: u64) -> bool {
         let seen = self.watched.get(&number).filter(|seen| seen.vm == vm && seen.beat == beat);
         let unchanged = seen.map_or(0, |seen| seen.unchanged.saturating_add(1));
         self.watched.insert(number, Watched { vm: vm.to_owned(), beat, unchanged });
@@ -233,14 +233,14 @@ impl SharedJournal {
     }
 
     /// Whether nobody has taken this row from this VM, which has it for its own or has taken it over itself.
-    pub(super) fn still_has(&mut self, store: &impl SharedData, number: u32) -> bool {
+    pub(super) fn confirm_row(&mut self, store: &impl SharedData, number: u32) -> bool {
         let Some(row) = self.taken.get(&number) else {
-            return self.own.as_ref().is_some_and(|own| own.number == number) && self.still_lives(store);
+            return self.own.as_ref().is_some_and(|own| own.number == number) && self.confirm_own_row(store);
         };
         let (hold, is_as_left) =
             (row.hold, store.shared(&row_key(number)).is_some_and(|(bytes, _)| bytes == row.written));
         // Who takes this VM for dead writes its own row first of all.
-        let has = is_as_left && (hold == Hold::Whole || self.still_lives(store));
+        let has = is_as_left && (hold == Hold::Whole || self.confirm_own_row(store));
         if !has {
             self.taken.remove(&number);
             self.lost.extend(self.places.extract_if(|_, place| place.row == number).map(|(saga, _)| saga));
@@ -251,7 +251,7 @@ impl SharedJournal {
     /// A row that was taken over may be another's by now, though this VM was not taken for dead: it was so nearly.
     pub(super) fn look_at_taken_rows(&mut self, store: &impl SharedData) {
         for number in self.taken.keys().copied().collect::<Vec<_>>() {
-            self.still_has(store, number);
+            self.confirm_row(store, number);
         }
     }
 
@@ -281,7 +281,7 @@ impl SharedJournal {
                 return Taken::Empty;
             };
             // After the slot was read: who takes the row from us first writes the row, then the slot.
-            if !self.still_has(store, place.row) {
+            if !self.confirm_row(store, place.row) {
                 return Taken::Kept;
             }
             let mut slot = match Slot::parse(&bytes, self.reader) {
